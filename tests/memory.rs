@@ -24,8 +24,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::renewal::{SOON, annotation, data, options, overdue, renewed, rolled_out};
 
-/// Reading 130 MB takes its time, most of all on a machine that does much else.
-const LATE: Duration = Duration::from_secs(300);
+/// Reading some hundred megabytes takes its time, most of all on a machine that does much else.
+const LATE: Duration = Duration::from_secs(900);
 /// What the operator may grow by. A binary without optimisation begins with some 40 MiB.
 const GROWTH: u64 = 72 << 20;
 /// Objects of the test cluster that are made at the same time.

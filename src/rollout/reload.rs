@@ -24,6 +24,7 @@ use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
 use crate::rollout::listing::pods::{self, RunningPod};
+use crate::rollout::roller::concurrency::RolloutSlot;
 use crate::rollout::roller::looks::{Judge, Looks, Withdrawal};
 use crate::rollout::roller::wait::GLANCE;
 use crate::rollout::roller::{Batch, Ended, Roller, Weight};
@@ -100,25 +101,24 @@ impl ReloadResult {
     }
 }
 
+/// When pods may be asked: once the kubelet has had this time to write what the Secrets hold.
+pub(super) fn not_before(now: UnixTime, step: &Step, wait: Duration) -> UnixTime {
+    let written = step.leaves.iter().map(|due| due.written.unwrap_or(now));
+    let written = written.max().unwrap_or(now).min(now + SKEW);
+    (written + wait).max(step.not_before)
+}
+
 impl Roller {
-    /// Asks the pods of one workload, when its turn has come.
+    /// Asks the pods of one workload that has its place.
     pub(super) async fn reload(
         &self,
         batch: &Batch<'_>,
         step: &Step,
         asks: &[Ask],
-        released: Instant,
+        waited: Instant,
+        place: &mut RolloutSlot,
     ) -> Result<Ended, Error> {
         let namespace = batch.namespace;
-        let now = UnixTime::now();
-        let written = step.leaves.iter().map(|due| due.written.unwrap_or(now));
-        let written = written.max().unwrap_or(now).min(now + SKEW);
-        let not_before = (written + self.reload_wait).max(step.not_before);
-        let mut waited = released;
-        let mut place = self.turn(batch, step, not_before, &mut waited).await;
-        if batch.standings.is_stopped(step) {
-            return Ok(Ended::Skipped);
-        }
         let current = get(&self.client, namespace, &step.workload.id).await?;
         let Some(current) = current.filter(|current| !current.opted_out) else {
             return Ok(Ended::Unchanged);

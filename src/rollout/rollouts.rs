@@ -10,6 +10,7 @@ use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::verdict::detail::Pods;
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 use tokio::time::{Duration, timeout};
 
 use crate::context::Shared;
@@ -22,6 +23,9 @@ use crate::rollout::batch::room::Room;
 const LIST: Duration = Duration::from_secs(5);
 /// Most Secrets of which it is remembered what their pods served: some two kilobytes each.
 const ASKED: usize = 500;
+/// Most namespaces whose pods and Jobs are looked at at the same time, for those that nothing restarts: each takes some
+/// MiB.
+const BYSTANDERS: usize = 2;
 
 /// What all rollouts hold together.
 pub struct Rollouts {
@@ -35,6 +39,8 @@ pub struct Rollouts {
     asked: Mutex<Fair<Pods>>,
     /// What the batches hold together.
     pub(super) room: Room,
+    /// Places for looks at the pods and Jobs that nothing restarts.
+    pub(super) bystanders: Semaphore,
     /// Concurrency, and what was rolled a short while ago.
     roller: RwLock<Arc<Roller>>,
 }
@@ -50,6 +56,7 @@ impl Rollouts {
             compared: Mutex::default(),
             asked: Mutex::new(Fair::of_at_most(ASKED)),
             room: Room::default(),
+            bystanders: Semaphore::new(BYSTANDERS),
             roller: RwLock::new(Arc::new(roller)),
         }
     }

@@ -15,8 +15,9 @@ const IN_TROUBLE: usize = 1_000;
 /// Secrets that one Deployment uses, each with annotations as long as they are read. A template has room for as many
 /// certificates of its Secrets, in 256 KiB of annotations.
 const OF_ONE: usize = 1_500;
-/// Workloads that each of them names, and those that it says use it.
+/// Workloads that each of them names, those of them that exist, and those that it says use it.
 const NAMED: usize = 100;
+const PRESENT: usize = 60;
 const USERS: usize = 64;
 /// Octets of serial numbers: a CA makes no more than 20.
 const SERIALS: [usize; 6] = [65, 100, 1_000, 10_000, 60_000, 200_000];
@@ -76,7 +77,18 @@ async fn in_trouble(space: &Space) -> Result<()> {
 
 async fn of_one_workload(space: &Space) -> Result<()> {
     let fresh = pair(&["one.h.example"], FRESH)?;
-    let named: Vec<String> = (0..NAMED).map(long).collect();
+    // The shorter a name, the less is counted before the workloads are listed.
+    let present: Vec<String> = (0..PRESENT).map(|number| format!("w{number}")).collect();
+    for name in &present {
+        create(
+            space,
+            workload("Deployment", name, 0, Reference::Volume, "one-0"),
+        )
+        .await?;
+    }
+    let missing = (PRESENT..NAMED).map(long);
+    let named = present.iter().map(|name| format!("deployment/{name}"));
+    let named: Vec<String> = named.chain(missing).collect();
     let named = named.join(",");
     let made = futures::stream::iter(0..OF_ONE).map(async |number| {
         let annotations = [

@@ -16,7 +16,8 @@ pub mod state;
 pub mod types;
 pub mod workload;
 
-pub use plan::{Lookup, plan, users_of, using};
+pub use plan::allowance::Allowance;
+pub use plan::{Lookup, plan, plan_within, users_of, using};
 pub use progress::{Numbers, Progress, is_rolling, progress};
 pub use references::{ChangedKeys, Reference, Via};
 pub use state::{HaltNote, NotAHaltNote};

@@ -111,6 +111,8 @@ pub enum Decision {
     Halted(HaltNote),
     /// All steps that serve it, then record the leaf. Without steps, all were done before.
     Roll,
+    /// There is no room for it beside those before it: it is planned later.
+    PutOff,
 }
 
 /// One workload to roll, for every due Secret that it uses.
@@ -222,6 +224,23 @@ pub enum Remark {
     },
 }
 
+impl Remark {
+    /// Bytes in memory, without the allocator's overhead.
+    #[must_use]
+    pub(super) fn weight(&self) -> usize {
+        let (Self::Missing { secret, workload }
+        | Self::OptedOut { secret, workload }
+        | Self::Restarted {
+            secret, workload, ..
+        }) = self;
+        let why = match self {
+            Self::Restarted { why, .. } => why.len(),
+            Self::Missing { .. } | Self::OptedOut { .. } => 0,
+        };
+        size_of::<Self>() + secret.len() + workload.name.len() + why
+    }
+}
+
 impl Step {
     /// Whether the template already carries all of it, so that only the pods are missing.
     #[must_use]
@@ -261,25 +280,30 @@ impl Step {
         changed.fold(Parts::NONE, Parts::or)
     }
 
-    /// Bytes in memory, without the allocator's overhead.
+    /// Bytes in memory while it waits, without the allocator's overhead.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let leaves = self.leaves.iter().map(|due| {
-            let references = match &due.why {
-                Why::Refers(references) => references.iter().map(Reference::weight).sum(),
-                Why::Named => 0,
-            };
-            size_of::<Due>() + due.secret.len() + references
-        });
+        let leaves = self.leaves.iter();
+        let leaves = leaves.map(|due| Due::weight_of(&due.secret, &due.why));
         let asks = match &self.how {
-            How::Reload(asks) => asks
-                .iter()
-                .map(|ask| size_of::<Ask>() + ask.path.len())
-                .sum(),
+            How::Reload(asks) => asks.iter().map(|ask| Self::of_ask(&ask.path)).sum(),
             How::Restart => 0,
         };
-        size_of::<Self>() + self.workload.weight() + leaves.sum::<usize>() + asks
+        Self::bare(&self.workload) + leaves.sum::<usize>() + asks
     }
+
+    /// Bytes of a step of this workload that serves no Secret yet.
+    #[must_use]
+    pub(super) fn bare(workload: &Workload) -> usize {
+        size_of::<Self>() + Self::WAITS + workload.weight_without_references()
+    }
+
+    pub(super) fn of_ask(path: &str) -> usize {
+        size_of::<Ask>() + path.len()
+    }
+
+    /// Bytes that a step takes beside itself while it waits: its task, its places in queues.
+    pub const WAITS: usize = 2_048;
 
     /// Whether it serves this Secret.
     #[must_use]
@@ -289,6 +313,17 @@ impl Step {
 }
 
 impl Due {
+    /// Bytes in memory of a leaf of this Secret, without the allocator's overhead.
+    #[must_use]
+    pub(super) fn weight_of(secret: &str, why: &Why) -> usize {
+        let references = match why {
+            Why::Refers(references) => references.iter().map(Reference::weight).sum(),
+            Why::Named => 0,
+        };
+        // The queue has the name too.
+        size_of::<Self>() + 2 * secret.len() + references
+    }
+
     /// What the workloads of a Secret should have.
     #[must_use]
     pub fn of(request: &Request) -> Self {

@@ -117,6 +117,13 @@ impl Workload {
 
     /// Bytes in memory, without the allocator's overhead.
     pub fn weight(&self) -> usize {
+        let references = self.references.iter().map(Reference::weight);
+        self.weight_without_references() + references.sum::<usize>()
+    }
+
+    /// The same for a copy without its references.
+    #[must_use]
+    pub(super) fn weight_without_references(&self) -> usize {
         let texts = [
             &self.id.name,
             &self.uid,
@@ -126,8 +133,7 @@ impl Workload {
         let texts = texts.map(|text| text.len()).into_iter().sum::<usize>();
         let leaves = { self.leaves.iter() }
             .map(|(key, value)| 2 * size_of::<Box<str>>() + key.len() + value.len());
-        let references = self.references.iter().map(Reference::weight);
-        size_of::<Self>() + texts + leaves.sum::<usize>() + references.sum::<usize>()
+        size_of::<Self>() + texts + leaves.sum::<usize>()
     }
 
     /// Whether all wanted pods are available.

@@ -7,8 +7,9 @@
 //! tasks live in one set; none of them outlives it.
 
 mod places;
+mod plans;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use places::Places;
+use plans::{GATHER, Next, Plans};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -30,12 +32,6 @@ use crate::renewal::Renewals;
 use crate::renewal::info::Suggested;
 use crate::telemetry::metrics::Part;
 
-/// Most namespaces whose workloads are listed at the same time.
-const PLANNERS: usize = 8;
-/// Most plans that start without delay within [`GATHER`], in the whole cluster. More of them are a burst: a list costs
-/// the same for one Secret as for all of a namespace, so the further Secrets wait for their neighbours.
-const AT_ONCE: usize = 4;
-const GATHER: Duration = Duration::from_millis(500);
 /// Delay until the ledger or order records are read again after a failure; nothing is done without them.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Longest wait of a handover for running steps, and again for running requests: a CA takes a second or two to make an
@@ -54,13 +50,8 @@ pub struct Term {
     works: bool,
     /// Due renewals that wait for a place, and those that have one.
     renewals: Places,
-    /// Due rollouts by namespace; all that wait are planned together.
-    due: HashMap<Arc<str>, Vec<SecretRef>>,
-    pace: Pace,
-    /// Namespaces whose rollouts wait for others to join them, and those that have waited.
-    gathering: HashSet<Arc<str>>,
-    gathered: HashSet<Arc<str>>,
-    planning: HashSet<Arc<str>>,
+    /// Due rollouts.
+    plans: Plans,
     /// Running tasks. Each is notified when its Secret is gone, a rollout also of another certificate.
     running: HashMap<(Task, SecretRef), watch::Sender<()>>,
 }
@@ -101,11 +92,7 @@ impl Term {
             suggested,
             works: false,
             renewals: Places::default(),
-            due: HashMap::new(),
-            pace: Pace::default(),
-            gathering: HashSet::new(),
-            gathered: HashSet::new(),
-            planning: HashSet::new(),
+            plans: Plans::default(),
             running: HashMap::new(),
         }
     }
@@ -238,11 +225,8 @@ impl Term {
     /// Applies the end of a task; the caller updates the index.
     pub fn on_done(&mut self, done: &Done) {
         match done {
-            Done::Planned(namespace) => _ = self.planning.remove(namespace),
-            Done::Gathered(namespace) => {
-                self.gathering.remove(namespace);
-                self.gathered.insert(Arc::clone(namespace));
-            }
+            Done::Planned(namespace) => self.plans.planned(namespace),
+            Done::Gathered(namespace) => self.plans.gathered(namespace),
             Done::Task(task, key, _) => {
                 self.running.remove(&(*task, key.clone()));
                 if *task == Task::Renew {
@@ -274,11 +258,7 @@ impl Term {
                     self.renewals
                         .wait(priority, key, issuer.unwrap_or_default());
                 }
-                Task::Roll => self
-                    .due
-                    .entry(Arc::clone(&key.namespace))
-                    .or_default()
-                    .push(key),
+                Task::Roll => self.plans.add(key),
             }
         }
         let places = self.all.shared.config().renewals.concurrency;
@@ -292,34 +272,29 @@ impl Term {
         self.index().next_due()
     }
 
-    /// Starts the plans of namespaces that have waited long enough for others, as far as there are places.
+    /// Starts the plans of namespaces that have waited long enough for others, in turn, as far as there are places.
     fn plan(&mut self) {
-        let waits = |it: &Self, namespace: &Arc<str>| {
-            !it.planning.contains(namespace) && !it.gathering.contains(namespace)
-        };
-        while self.planning.len() < PLANNERS
-            && let Some(namespace) = self.due.keys().find(|key| waits(self, key)).cloned()
-        {
-            if !self.gathered.remove(&namespace) && !self.pace.may_start(Instant::now()) {
-                self.gathering.insert(Arc::clone(&namespace));
-                let sender = self.sender.clone();
-                self.tasks.spawn(async move {
-                    tokio::time::sleep(GATHER).await;
-                    // The receiver is dropped only with the term.
-                    let _ = sender.send(Done::Gathered(namespace));
-                });
-                continue;
+        while let Some(next) = self.plans.next(Instant::now()) {
+            let sender = self.sender.clone();
+            match next {
+                Next::Gather(namespace) => {
+                    self.tasks.spawn(async move {
+                        tokio::time::sleep(GATHER).await;
+                        // The receiver is dropped only with the term.
+                        let _ = sender.send(Done::Gathered(namespace));
+                    });
+                }
+                Next::Plan(namespace, keys) => {
+                    let tickets: Vec<TaskHandle> = keys
+                        .into_iter()
+                        .map(|key| self.ticket(Task::Roll, key))
+                        .collect();
+                    let planning = Planning::new(namespace, sender);
+                    let rollouts = Arc::clone(&self.all.rollouts);
+                    self.tasks
+                        .spawn(async move { rollouts.run(planning, tickets).await });
+                }
             }
-            let keys = self.due.remove(&namespace).unwrap_or_default();
-            let tickets: Vec<TaskHandle> = keys
-                .into_iter()
-                .map(|key| self.ticket(Task::Roll, key))
-                .collect();
-            self.planning.insert(Arc::clone(&namespace));
-            let planning = Planning::new(namespace, self.sender.clone());
-            let rollouts = Arc::clone(&self.all.rollouts);
-            self.tasks
-                .spawn(async move { rollouts.run(planning, tickets).await });
         }
     }
 
@@ -384,28 +359,6 @@ impl Term {
     }
 }
 
-/// When the last plans were started without waiting for others.
-#[derive(Debug, Default)]
-struct Pace(VecDeque<Instant>);
-
-impl Pace {
-    /// Whether a plan may start now; if so, it is counted.
-    fn may_start(&mut self, now: Instant) -> bool {
-        while self
-            .0
-            .front()
-            .is_some_and(|at| now.duration_since(*at) >= GATHER)
-        {
-            self.0.pop_front();
-        }
-        let may = self.0.len() < AT_ONCE;
-        if may {
-            self.0.push_back(now);
-        }
-        may
-    }
-}
-
 /// Reads what former leaders left.
 async fn read(renewals: Arc<Renewals>, sender: mpsc::UnboundedSender<Done>) {
     renewals.issuers.forget_accounts().await;
@@ -429,23 +382,4 @@ async fn read(renewals: Arc<Renewals>, sender: mpsc::UnboundedSender<Done>) {
     }
     // The receiver is dropped only with the term.
     let _ = sender.send(Done::Opened);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_few_plans_start_at_once_and_a_burst_gathers() {
-        let (mut pace, start) = (Pace::default(), Instant::now());
-        let started = |pace: &mut Pace, after| {
-            let now = start + Duration::from_millis(after);
-            (0..10).filter(|_| pace.may_start(now)).count()
-        };
-        assert_eq!(started(&mut pace, 0), AT_ONCE);
-        assert_eq!(started(&mut pace, 499), 0);
-        assert_eq!(started(&mut pace, 500), AT_ONCE);
-        // One plan every fifth of a second never waits.
-        assert!((5..50).all(|turn| pace.may_start(start + Duration::from_millis(200) * turn)));
-    }
 }

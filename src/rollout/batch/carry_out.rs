@@ -23,6 +23,9 @@ use crate::rollout::rollouts::Rollouts;
 use crate::rollout::{Happening, Outcome, Rollout};
 use crate::telemetry::stage::Stage;
 
+/// Most Secrets of one batch that are concluded at the same time: one workload may serve thousands.
+const CONCLUSIONS: usize = 100;
+
 /// How a Secret's workloads were rolled.
 type Ended = (Box<str>, Outcome);
 
@@ -157,7 +160,7 @@ impl<'a> Batch<'a> {
         let mut concluding = FuturesUnordered::new();
         loop {
             tokio::select! {
-                next = ended.recv() => {
+                next = ended.recv(), if concluding.len() < CONCLUSIONS => {
                     let Some((secret, outcome)) = next else { break };
                     if let (Some(held), Some(request)) = (open.remove(&secret), self.request(&secret)) {
                         concluding.push(self.conclude(request, held, outcome));

@@ -68,7 +68,9 @@ impl Rollouts {
                     {
                         self.read(ticket.key(), &entry, room).await
                     }
-                    Glance::Unrecorded(entry) => record::first_sight(ticket.key(), &entry),
+                    Glance::Unrecorded(entry) => {
+                        fits(room, record::first_sight(ticket.key(), &entry))
+                    }
                     Glance::Lost(..) => Look::Not(Not::until(UnixTime::now() + AGAIN, None)),
                 };
                 (ticket, look)
@@ -87,6 +89,8 @@ impl Rollouts {
                 Look::Not(not) => self.not_now(ticket, not),
             }
         }
+        // Where there is room for some of them only, these are the first.
+        requests.sort_by_key(Request::served_until);
         (requests, open)
     }
 
@@ -123,21 +127,34 @@ impl Rollouts {
 
     /// Reads a Secret and judges it. Without room for it, it is looked at later.
     async fn read(&self, key: &SecretRef, entry: &Entry, room: &Share<'_>) -> Look {
+        if room.is_refused() {
+            return Look::Not(full());
+        }
         let looked = permit::Look::take(async {
             let read = self.read_afresh(key, UnixTime::now()).await?;
             self.judge(key, entry, &read, UnixTime::now())
         });
         match looked.await {
-            Ok((_, Found { request, held })) if !room.take(weight(&request, &held)) => {
-                Look::Not(Not::until(UnixTime::now() + AGAIN, Some(FULL.into())))
-            }
             Ok((look, Found { request, held })) => {
                 let look = Some(look);
-                Look::Due(Box::new((request, Held { look, ..held })))
+                fits(room, (request, Held { look, ..held }))
             }
             Err(not) => Look::Not(not),
         }
     }
+}
+
+/// What a look has found, if there is room for it.
+fn fits(room: &Share<'_>, (request, held): (Request, Held)) -> Look {
+    if room.take_for_look(weight(&request, &held)) {
+        Look::Due(Box::new((request, held)))
+    } else {
+        Look::Not(full())
+    }
+}
+
+fn full() -> Not {
+    Not::until(UnixTime::now() + AGAIN, Some(FULL.into()))
 }
 
 /// A Secret that may be rolled out.

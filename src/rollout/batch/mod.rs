@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::index::Finished;
-use cert_renew_core::rollout::{Decision, Lookup, Plan, Request, Step, plan};
+use cert_renew_core::rollout::plan::allowance;
+use cert_renew_core::rollout::{Decision, Lookup, Plan, Request, Step, plan_within};
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::error_chain;
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 
 use self::carry_out::Batch;
 use self::held::Held;
-use self::room::FULL;
+use self::room::{FULL, Share, weight};
 use crate::process::task::{Planning, TaskHandle};
 use crate::rollout;
 use crate::rollout::rollouts::Rollouts;
@@ -52,6 +53,13 @@ impl Rollouts {
         let since = Instant::now();
         let roller = self.roller();
         let room = self.room.of(&namespace);
+        if room.is_refused() {
+            tracing::info!(%namespace, secrets = tickets.len(), why = FULL, "not restarted yet");
+            for ticket in tickets {
+                ticket.finish(Finished::Later(UnixTime::now() + AGAIN, Some(FULL.into())));
+            }
+            return;
+        }
         let looks = self.look_at_all(tickets, &room);
         let (workloads, looks) = futures::join!(roller.list(&namespace), looks);
         let workloads = match workloads {
@@ -70,75 +78,92 @@ impl Rollouts {
         let (requests, mut open) = self.ask(&workloads, looks, &room).await;
         let lookup = Lookup::of(&workloads);
         let config = self.shared.config();
+        let (taken, allowance) = room.take_for_plan();
+        let now = UnixTime::now();
         let Plan {
             verdicts,
             users,
             steps,
             remarks,
-        } = plan(UnixTime::now(), &requests, &workloads, &config.rollout);
+        } = plan_within(allowance, now, &requests, &lookup, &config.rollout);
+        let users: Users = users.into_iter().collect();
+        let planned = steps.iter().map(Step::weight).sum::<usize>() + weight_of(&users);
+        // What the remarks take goes with them, in a moment.
+        room.give_back(taken.saturating_sub(planned));
         drop(planning);
         for remark in &remarks {
             notify::remark(&self.shared, &open, remark);
         }
         notify::restarted(&self.shared, &open, &remarks);
-        // There may be a hundred for each Secret.
         drop(remarks);
-        let users: Users = users.into_iter().collect();
-        let mut behind: Vec<&Request> = Vec::new();
-        for (request, (secret, verdict)) in requests.iter().zip(&verdicts) {
-            if rollout::leaves_behind(request, verdict) {
-                behind.push(request);
+        let mut behind: Vec<Request> = Vec::new();
+        let (mut rolled, mut recorded) = (Vec::new(), Vec::new());
+        let mut put_off = 0;
+        for (request, (_, verdict)) in requests.into_iter().zip(verdicts) {
+            let Some((ticket, held)) = open.remove(&request.secret) else {
+                continue;
+            };
+            if rollout::leaves_behind(&request, &verdict) {
+                behind.push(request.clone());
             }
-            if *verdict == Decision::Roll
-                && let Some((ticket, held)) = open.get(secret)
-                && let Some(age) = held.age
-                && let Some(why) = restored::older(request, age, &lookup)
-            {
-                notify::older(&self.shared, ticket.key(), request, &why);
-            }
-        }
-        let rolled = async {
-            let mut secrets: Vec<Box<str>> = Vec::new();
-            for (request, (secret, verdict)) in requests.iter().zip(verdicts) {
-                let finished = match verdict {
-                    Decision::Roll => {
-                        secrets.push(secret);
-                        continue;
+            match verdict {
+                Decision::Roll => {
+                    if let Some(age) = held.age
+                        && let Some(why) = restored::older(&request, age, &lookup)
+                    {
+                        notify::older(&self.shared, ticket.key(), &request, &why);
                     }
-                    Decision::UpToDate | Decision::FirstSight | Decision::NothingRefers => {
-                        self.record(&open, request, &users).await
-                    }
-                    Decision::Halted(note) => {
-                        let why = format!(
-                            "halted at {}: cert-renew resume {namespace}/{secret}",
-                            note.workload
-                        );
-                        Finished::Later(look_again(UnixTime::now(), request), Some(why.into()))
-                    }
-                };
-                if let Some((ticket, _)) = open.remove(&secret) {
-                    ticket.finish(finished);
+                    rolled.push((request, (ticket, held)));
+                }
+                Decision::UpToDate | Decision::FirstSight | Decision::NothingRefers => {
+                    recorded.push((request, (ticket, held)));
+                }
+                Decision::Halted(note) => {
+                    let why = format!(
+                        "halted at {}: cert-renew resume {namespace}/{}",
+                        note.workload, request.secret
+                    );
+                    let again = look_again(UnixTime::now(), &request);
+                    ticket.finish(Finished::Later(again, Some(why.into())));
+                    room.give_back(weight(&request, &held));
+                }
+                Decision::PutOff => {
+                    let again = UnixTime::now() + AGAIN;
+                    ticket.finish(Finished::Later(again, Some(FULL.into())));
+                    room.give_back(weight(&request, &held));
+                    put_off += 1;
                 }
             }
-            let weight = steps.iter().map(Step::weight).sum::<usize>() + weight_of(&users);
-            if !room.take_whole(weight) {
-                return put_off(secrets, open);
-            }
+        }
+        if put_off > 0 {
+            tracing::info!(%namespace, secrets = put_off, why = FULL, "not restarted yet");
+        }
+        // The rollout may take days: the list goes before.
+        let told = self.left_behind(&namespace, behind, workloads, &room);
+        let recorded = self.record_each(recorded, &users, &room);
+        let carried_out = async {
+            let (requests, open): (Vec<Request>, Vec<_>) = rolled.into_iter().unzip();
+            let secrets: Vec<Box<str>> = requests.iter().map(|it| it.secret.clone()).collect();
+            let open: Open = secrets.iter().cloned().zip(open).collect();
             let batch = Batch::new(self, &namespace, &requests, &users, secrets, steps);
             batch.carry_out(open, since).await;
         };
-        // The rollout may take days: the list goes before.
-        let told = self.left_behind(&namespace, &behind, workloads, &room);
-        futures::join!(told, rolled);
+        futures::join!(told, recorded, carried_out);
     }
-}
 
-/// Ends the looks at Secrets for whose workloads there is no room: they are looked at later.
-fn put_off(secrets: Vec<Box<str>>, mut open: Open) {
-    for secret in secrets {
-        if let Some((ticket, _)) = open.remove(&secret) {
-            let again = UnixTime::now() + AGAIN;
-            ticket.finish(Finished::Later(again, Some(FULL.into())));
+    /// Records, one after the other, the Secrets for which nothing is to be rolled. Nothing waits for it.
+    async fn record_each(
+        &self,
+        recorded: Vec<(Request, (TaskHandle, Held))>,
+        users: &Users,
+        room: &Share<'_>,
+    ) {
+        for (request, open) in recorded {
+            let workloads = users.get(&request.secret).map_or(&[][..], Vec::as_slice);
+            let finished = self.record(&open, &request, workloads).await;
+            let (ticket, held) = open;
+            ticket.finish(finished);
+            room.give_back(weight(&request, &held));
         }
     }
 }
@@ -148,10 +173,8 @@ type Open = BTreeMap<Box<str>, (TaskHandle, Held)>;
 /// The workloads that use each Secret.
 type Users = BTreeMap<Box<str>, Vec<WorkloadRef>>;
 
-/// Their bytes in memory, without the allocator's overhead.
 fn weight_of(users: &Users) -> usize {
-    let all = users.values().flatten();
-    all.map(|it| size_of::<WorkloadRef>() + it.name.len()).sum()
+    users.values().map(|all| allowance::of_users(all)).sum()
 }
 
 /// When a halt is looked at again: at the latest when the leaf expires that the other workloads serve.

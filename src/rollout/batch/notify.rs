@@ -238,28 +238,32 @@ impl Rollouts {
     pub(super) async fn left_behind(
         &self,
         namespace: &Arc<str>,
-        requests: &[&Request],
+        requests: Vec<Request>,
         workloads: Vec<Workload>,
         room: &Share<'_>,
     ) {
         if requests.is_empty() {
             return;
         }
-        let weight = workloads.iter().map(Workload::weight).sum();
-        if !room.take_whole(weight) {
+        let weight = workloads.iter().map(Workload::weight).sum::<usize>()
+            + requests.iter().map(Request::weight).sum::<usize>();
+        if !room.take(weight) {
             tracing::info!(%namespace, "the pods and Jobs that nothing restarts are not looked for: the rollouts of the namespace already hold as much as they may");
             return;
         }
-        self.look_for_left_behind(namespace, requests, &workloads)
-            .await;
-        drop(workloads);
+        // The pods of a namespace may be many.
+        if let Ok(_place) = self.bystanders.acquire().await {
+            self.look_for_left_behind(namespace, &requests, &workloads)
+                .await;
+        }
+        drop((requests, workloads));
         room.give_back(weight);
     }
 
     async fn look_for_left_behind(
         &self,
         namespace: &Arc<str>,
-        requests: &[&Request],
+        requests: &[Request],
         workloads: &[Workload],
     ) {
         let all = match self.roller().bystanders(namespace).await {

@@ -9,14 +9,15 @@ use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::used_by::{Has, UsedBy};
+use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::state_line::Facts;
 use futures::StreamExt as _;
 use futures::stream;
 
-use super::held::{Glance, Held, Look};
-use super::{AGAIN, AT_ONCE, Open, Users, notify};
+use super::held::{Glance, Held};
+use super::{AGAIN, AT_ONCE, notify};
 use crate::cluster;
 use crate::cluster::secrets::{self, Changes};
 use crate::process::task::TaskHandle;
@@ -75,7 +76,7 @@ fn head_of(key: &SecretRef, entry: &Entry) -> Head {
 }
 
 /// A request that the plan answers with a record, made from the watch's data.
-pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
+pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> (Request, Held) {
     let observed = &entry.observed;
     let head = head_of(key, entry);
     let leaf = observed.leaf.ok();
@@ -84,21 +85,23 @@ pub(super) fn first_sight(key: &SecretRef, entry: &Entry) -> Look {
         is_empty: leaf.is_none(),
         ..Held::of(&head)
     };
-    Look::Due(Box::new((request, held)))
+    (request, held)
 }
 
 impl Rollouts {
     /// Writes `rolled-out` where nothing is to be rolled.
-    pub(super) async fn record(&self, open: &Open, request: &Request, users: &Users) -> Finished {
-        let Some((ticket, Held { head, is_empty, .. })) = open.get(&request.secret) else {
-            return Finished::Later(UnixTime::now() + AGAIN, None);
-        };
-        let value = if *is_empty {
+    pub(super) async fn record(
+        &self,
+        (ticket, held): &(TaskHandle, Held),
+        request: &Request,
+        workloads: &[WorkloadRef],
+    ) -> Finished {
+        let head = &held.head;
+        let value = if held.is_empty {
             RolledOut::None
         } else {
             value_of(request)
         };
-        let workloads = users.get(&request.secret).map_or(&[][..], Vec::as_slice);
         let users = workloads.iter();
         let users = users.map(|workload| (workload.clone(), Has::It)).collect();
         let used_by = UsedBy::new(UnixTime::now(), users, None);

@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use cert_renew_core::rollout::Request;
+use cert_renew_core::rollout::{Allowance, Request};
 use cert_renew_core::secret::used_by::UsedBy;
 use parking_lot::Mutex;
 
@@ -17,11 +18,13 @@ use crate::rollout::Proof;
 const OF_NAMESPACE: usize = 8 * 1024 * 1024;
 /// Most bytes that all batches hold together.
 const OF_ALL: usize = 3 * OF_NAMESPACE;
-/// What each namespace may hold however much others hold: some two thousand workloads.
+/// What each namespace may hold however much others hold: some six hundred workloads.
 const OF_EACH: usize = 2 * 1024 * 1024;
+/// With less room than this no look begins: nearly all would be for nothing.
+const LITTLE: usize = 64 * 1024;
 /// Said of a Secret for which there is no room.
 pub(super) const FULL: &str =
-    "waits: the rollouts of its namespace already hold as much as they may";
+    "waits until other rollouts have ended: they hold as much memory as they may";
 
 /// The bytes that batches hold.
 #[derive(Debug, Default)]
@@ -33,13 +36,26 @@ struct Taken {
     of: HashMap<Arc<str>, usize>,
 }
 
+impl Taken {
+    /// What a namespace that holds so much may take beside.
+    fn left(&self, own: usize) -> usize {
+        let of_all = OF_ALL.saturating_sub(self.all);
+        let shared = OF_NAMESPACE.saturating_sub(own).min(of_all);
+        shared.max(OF_EACH.saturating_sub(own))
+    }
+}
+
 impl Room {
     /// Nothing yet, of a namespace; what it takes is given back when the result is dropped.
     pub(super) fn of(&self, namespace: &Arc<str>) -> Share<'_> {
+        let taken = self.0.lock();
+        let own = taken.of.get(namespace).copied().unwrap_or(0);
         Share {
             room: self,
             namespace: Arc::clone(namespace),
             bytes: Mutex::default(),
+            for_looks: taken.left(own) / 2,
+            is_refused: AtomicBool::new(taken.left(own) < LITTLE),
         }
     }
 }
@@ -50,31 +66,62 @@ pub(super) struct Share<'a> {
     room: &'a Room,
     namespace: Arc<str>,
     bytes: Mutex<usize>,
+    /// What its looks may take: the other half is for what is planned for them.
+    for_looks: usize,
+    /// Whether a look was refused, or every one would be.
+    is_refused: AtomicBool,
 }
 
 impl Share<'_> {
-    /// Takes room for so many bytes: whether there is any.
-    pub(super) fn take(&self, bytes: usize) -> bool {
-        self.take_beside(bytes, false)
+    /// Whether no further look is worth its requests: there is no room for what it finds.
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Relaxed)
     }
 
-    /// The same for what cannot be divided: it may be more, if no other batch of the namespace holds anything.
-    pub(super) fn take_whole(&self, bytes: usize) -> bool {
-        self.take_beside(bytes, true)
-    }
-
-    fn take_beside(&self, bytes: usize, whole: bool) -> bool {
-        let mut taken = self.room.0.lock();
-        let held = { taken.of.get(&self.namespace) }.copied().unwrap_or(0);
-        let alone = whole && held == *self.bytes.lock();
-        let (own, all) = (held + bytes, taken.all + bytes);
-        let has_room = own <= OF_EACH || ((own <= OF_NAMESPACE || alone) && all <= OF_ALL);
-        if has_room {
-            taken.all = all;
-            taken.of.insert(Arc::clone(&self.namespace), own);
-            *self.bytes.lock() += bytes;
+    /// Takes room for what a look has found: whether there is any.
+    pub(super) fn take_for_look(&self, bytes: usize) -> bool {
+        let has_room = *self.bytes.lock() + bytes <= self.for_looks && self.take(bytes);
+        if !has_room {
+            self.is_refused.store(true, Ordering::Relaxed);
         }
         has_room
+    }
+
+    /// Takes room for so many bytes: whether there is any.
+    pub(super) fn take(&self, bytes: usize) -> bool {
+        let mut taken = self.room.0.lock();
+        let own = self.of_namespace(&taken);
+        let has_room = bytes <= taken.left(own);
+        if has_room {
+            self.add(&mut taken, bytes);
+        }
+        has_room
+    }
+
+    /// Takes all that is left, for a plan. One Secret's workloads cannot be divided: they may be more, if no other batch
+    /// of the namespace holds anything. Returns the bytes that were taken, of which the plan leaves some.
+    pub(super) fn take_for_plan(&self) -> (usize, Allowance) {
+        let mut taken = self.room.0.lock();
+        let own = self.of_namespace(&taken);
+        let for_all = taken.left(own);
+        let is_alone = own == *self.bytes.lock();
+        let for_one = if is_alone {
+            for_all.max(OF_ALL.saturating_sub(taken.all))
+        } else {
+            for_all
+        };
+        self.add(&mut taken, for_one);
+        (for_one, Allowance { for_all, for_one })
+    }
+
+    fn of_namespace(&self, taken: &Taken) -> usize {
+        taken.of.get(&self.namespace).copied().unwrap_or(0)
+    }
+
+    fn add(&self, taken: &mut Taken, bytes: usize) {
+        taken.all += bytes;
+        *taken.of.entry(Arc::clone(&self.namespace)).or_default() += bytes;
+        *self.bytes.lock() += bytes;
     }
 
     /// Gives so many bytes back before the batch ends.
@@ -114,38 +161,57 @@ mod tests {
 
     use super::*;
 
+    fn namespaces() -> Vec<Arc<str>> {
+        (0..7).map(|it| format!("hostile-{it}").into()).collect()
+    }
+
     #[test]
     fn what_the_batches_of_a_namespace_hold_is_bounded_and_others_have_theirs() {
-        let room = Room::default();
-        let names: Vec<Arc<str>> = (0..5).map(|it| format!("hostile-{it}").into()).collect();
+        let (room, names) = (Room::default(), namespaces());
         let (one, same) = (room.of(&names[0]), room.of(&names[0]));
         assert!(one.take(OF_NAMESPACE - 100) && same.take(100));
         assert!(!same.take(1) && !one.take(1));
+        assert!(
+            room.of(&names[0]).is_refused(),
+            "a further batch reads nothing"
+        );
         drop(one);
         assert!(same.take(OF_NAMESPACE - 100) && !same.take(1));
-        assert!(room.of(&names[1]).take(OF_NAMESPACE));
+        assert!(!room.of(&names[1]).is_refused() && room.of(&names[1]).take(OF_NAMESPACE));
     }
 
     #[test]
     fn what_all_batches_hold_is_bounded_and_each_namespace_has_some() {
-        let room = Room::default();
-        let names: Vec<Arc<str>> = (0..5).map(|it| format!("hostile-{it}").into()).collect();
-        let same = room.of(&names[0]);
-        assert!(same.take(OF_NAMESPACE));
-        let others: Vec<Share<'_>> = names[1..].iter().map(|name| room.of(name)).collect();
-        assert!(others[0].take(OF_NAMESPACE) && others[1].take(OF_NAMESPACE));
-        assert!(!others[2].take(OF_EACH + 1), "all is taken");
-        assert!(others[2].take(OF_EACH) && !others[2].take(1));
-        drop((same, others));
-        let (one, same) = (room.of(&names[0]), room.of(&names[0]));
-        assert!(one.take(100) && one.take_whole(OF_NAMESPACE), "it is alone");
-        assert!(!same.take_whole(1));
-        one.give_back(OF_NAMESPACE);
-        assert!(same.take_whole(OF_NAMESPACE - 100) && !one.take(1));
-        assert!(!room.of(&names[1]).take_whole(OF_ALL), "nor more than all");
-        drop((one, same));
+        let (room, names) = (Room::default(), namespaces());
+        let hostile: Vec<Share<'_>> = names[..3].iter().map(|name| room.of(name)).collect();
+        assert!(hostile.iter().all(|of| of.take(OF_NAMESPACE)));
+        let other = room.of(&names[3]);
+        assert!(!other.take(OF_EACH + 1), "all is taken");
+        let (all, allowance) = other.take_for_plan();
+        assert_eq!((all, allowance.for_all), (OF_EACH, OF_EACH));
+        assert!(!other.take(1));
+        drop((hostile, other));
         let taken = room.0.lock();
         assert_eq!((taken.all, taken.of.len()), (0, 0));
+    }
+
+    #[test]
+    fn looks_leave_half_of_the_room_to_the_plan() {
+        let (room, names) = (Room::default(), namespaces());
+        let batch = room.of(&names[0]);
+        assert!(batch.take_for_look(OF_NAMESPACE / 2) && !batch.is_refused());
+        assert!(!batch.take_for_look(1) && batch.is_refused());
+        let (all, allowance) = batch.take_for_plan();
+        assert_eq!(allowance.for_all, OF_NAMESPACE / 2);
+        assert_eq!(
+            (all, allowance.for_one),
+            (OF_ALL - OF_NAMESPACE / 2, all),
+            "it is alone"
+        );
+        batch.give_back(all - 100);
+        let same = room.of(&names[0]);
+        let (all, allowance) = same.take_for_plan();
+        assert_eq!((all, allowance.for_one), (OF_NAMESPACE / 2 - 100, all));
     }
 
     #[test]

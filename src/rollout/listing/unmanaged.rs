@@ -203,7 +203,9 @@ pub fn leaves_behind(request: &Wanted, verdict: &Decision) -> bool {
         && match verdict {
             Decision::Roll => true,
             Decision::NothingRefers => changed(),
-            Decision::UpToDate | Decision::FirstSight | Decision::Halted(_) => false,
+            Decision::UpToDate | Decision::FirstSight | Decision::Halted(_) | Decision::PutOff => {
+                false
+            }
         }
 }
 

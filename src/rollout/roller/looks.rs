@@ -8,13 +8,18 @@ use std::collections::BTreeMap;
 use cert_renew_core::rollout::types::Step;
 use cert_renew_core::time::UnixTime;
 use futures::future::BoxFuture;
+use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::process::permit::{Look, Permit};
 
 /// Most rounds of looks at all Secrets of one step before the API server counts as too slow.
 const TRIES: usize = 3;
+/// Most Secrets of one step that are looked at at the same time.
+const AT_ONCE: usize = 8;
+/// Delay until a Secret is looked at again for which the API server was too slow.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// Judges the Secrets of a batch as they are now.
 pub trait Judge: Sync {
@@ -58,11 +63,17 @@ impl<'a> Looks<'a> {
         waited: Instant,
     ) -> Result<Permit<&'s Step>, (Box<str>, Withdrawal)> {
         for _ in 0..TRIES {
-            for due in &step.leaves {
-                if !self.has(&due.secret, waited) {
-                    let looked = self.look(&due.secret).await;
-                    looked.map_err(|withdrawal| (due.secret.clone(), withdrawal))?;
-                }
+            let missing = step.leaves.iter().map(|due| due.secret.clone());
+            let missing: Vec<Box<str>> = missing.filter(|it| !self.has(it, waited)).collect();
+            // Within the time that a permit is valid for, however many Secrets the workload uses.
+            let mut looked = stream::iter(missing)
+                .map(|secret| async move {
+                    let looked = self.look(&secret).await;
+                    looked.map_err(|withdrawal| (secret, withdrawal))
+                })
+                .buffered(AT_ONCE);
+            while let Some(looked) = looked.next().await {
+                looked?;
             }
             let taken = self.taken.lock();
             let looks = step.leaves.iter().filter_map(|due| taken.get(&due.secret));
@@ -74,7 +85,7 @@ impl<'a> Looks<'a> {
         }
         let secret = step.leaves.first().map(|due| due.secret.clone());
         let slow = Withdrawal {
-            at: UnixTime::now(),
+            at: UnixTime::now() + AGAIN,
             why: Some("the API server is too slow to say what the Secret holds".into()),
             superseded: false,
             shut: false,
@@ -96,5 +107,33 @@ impl<'a> Looks<'a> {
     fn has(&self, secret: &str, waited: Instant) -> bool {
         let taken = self.taken.lock();
         taken.get(secret).is_some_and(|look| look.is_fresh(waited))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::testing::of_secrets;
+    use futures::FutureExt as _;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Answers as slowly as an API server that does much else.
+    struct Slow;
+
+    impl Judge for Slow {
+        fn judge<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Withdrawal>> {
+            sleep(Duration::from_millis(20)).map(Ok).boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workload_of_very_many_secrets_gets_its_permit_within_a_permits_lifetime() {
+        let secrets: Vec<String> = (0..2_000).map(|it| format!("tls-{it}")).collect();
+        let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+        let step = of_secrets("web", &secrets);
+        let looks = Looks::new(&Slow, BTreeMap::new());
+        let permit = looks.permit(&step, Instant::now()).await.unwrap();
+        assert!(permit.spend().is_some());
     }
 }

@@ -3,7 +3,7 @@
 //! `step.rs` rolls one workload; this file decides when each starts, and what a failure means for the others.
 //! Everything may be cut off at any instant: the templates record what was done, and the next plan goes on from there.
 
-mod concurrency;
+pub(super) mod concurrency;
 mod evict;
 mod history;
 pub(super) mod looks;
@@ -91,7 +91,7 @@ pub(super) struct Batch<'a> {
     /// When the workloads were listed, as far as a rollout knows.
     pub(super) listed: Instant,
     /// Steps that wait, and for what.
-    pub(super) waits: mpsc::UnboundedSender<(Step, Turn)>,
+    pub(super) waits: mpsc::UnboundedSender<(Arc<Step>, Turn)>,
 }
 
 impl Roller {
@@ -290,11 +290,39 @@ mod tests {
 
     use cert_renew_core::time::UnixTime;
     use futures::FutureExt as _;
+    use futures::future::BoxFuture;
     use http::{Request, Response};
     use kube::client::Body;
     use tower::service_fn;
 
     use super::*;
+
+    struct Yes;
+
+    impl Judge for Yes {
+        fn judge<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), looks::Withdrawal>> {
+            async { Ok(()) }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_step_that_waits_takes_no_more_than_it_is_weighed_with() {
+        let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+        let roller = Roller::new(Client::new(silent, "n"), &RolloutConfig::default());
+        let step = Arc::new(cert_renew_core::testing::of_secrets("web", &["tls"]));
+        let batch = Batch {
+            namespace: "shop",
+            standings: Standings::new(&[]),
+            looks: Looks::new(&Yes, BTreeMap::new()),
+            listed: Instant::now(),
+            waits: mpsc::unbounded_channel().0,
+        };
+        let future = roller.step(&batch, &step, Instant::now());
+        // Its place in the set of running steps, and in that of the waiting ones.
+        const BESIDE: usize = 512;
+        let bytes = size_of_val(&future) + BESIDE;
+        assert!(bytes <= Step::WAITS, "{bytes}");
+    }
 
     #[tokio::test]
     async fn one_namespace_does_not_hold_all_connections_to_pods() {

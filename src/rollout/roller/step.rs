@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use crate::cluster::{self, Call};
 use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
+use crate::rollout::reload;
 
 /// Most conflicts in a row before the step gives up: something changes the workload all the time.
 const CONFLICTS: usize = 10;
@@ -70,28 +72,42 @@ enum Patched {
 
 impl Roller {
     /// Rolls one workload, which may begin since `released`; the batch may withdraw it concurrently.
+    ///
+    /// Thousands of steps may wait at the same time: what a step needs once it has its place is allocated then
+    /// ([`Step::WAITS`]).
     pub(super) async fn step(
         &self,
         batch: &Batch<'_>,
-        step: &Step,
+        step: &Arc<Step>,
         released: Instant,
     ) -> Result<Ended, Error> {
-        if let How::Reload(asks) = &step.how {
-            return self.reload(batch, step, asks, released).await;
-        }
-        let Batch {
-            namespace, listed, ..
-        } = *batch;
-        let not_before = if step.is_carried_by(&step.workload) {
-            UnixTime::now()
-        } else {
-            step.not_before
+        let not_before = match &step.how {
+            How::Reload(_) => reload::not_before(UnixTime::now(), step, self.reload_wait),
+            How::Restart if step.is_carried_by(&step.workload) => UnixTime::now(),
+            How::Restart => step.not_before,
         };
         let mut waited = released;
         let mut place = self.turn(batch, step, not_before, &mut waited).await;
         if batch.standings.is_stopped(step) {
             return Ok(Ended::Skipped);
         }
+        match &step.how {
+            How::Reload(asks) => Box::pin(self.reload(batch, step, asks, waited, &mut place)).await,
+            How::Restart => Box::pin(self.restart(batch, step, waited, &mut place)).await,
+        }
+    }
+
+    /// Replaces the pods of a workload that has its place.
+    async fn restart(
+        &self,
+        batch: &Batch<'_>,
+        step: &Step,
+        mut waited: Instant,
+        place: &mut RolloutSlot,
+    ) -> Result<Ended, Error> {
+        let Batch {
+            namespace, listed, ..
+        } = *batch;
         let id = &step.workload.id;
         let started = Instant::now();
         let mut next = if listed.elapsed() < FRESH {
@@ -106,7 +122,7 @@ impl Roller {
                 return Ok(Ended::Deferred(format!("{id} is paused")));
             }
             if !step.is_carried_by(&current) {
-                let settled = self.settle(namespace, step, current, &mut place, &mut waited);
+                let settled = self.settle(namespace, step, current, place, &mut waited);
                 let Some(settled) = settled.await? else {
                     break;
                 };
@@ -151,7 +167,7 @@ impl Roller {
                 };
             }
             conflicts = 0;
-            let mut wait = self.wait(namespace, &current, &mut place);
+            let mut wait = self.wait(namespace, &current, place);
             if !step.halts && step.is_carried_by(&step.workload) {
                 wait.patience = wait.patience.min(GLANCE);
             }
@@ -212,12 +228,12 @@ impl Roller {
     pub(in crate::rollout) async fn turn(
         &self,
         batch: &Batch<'_>,
-        step: &Step,
+        step: &Arc<Step>,
         not_before: UnixTime,
         waited: &mut Instant,
     ) -> RolloutSlot {
         let pause = not_before.since(UnixTime::now());
-        let waits = |turn| _ = batch.waits.send((step.clone(), turn));
+        let waits = |turn| _ = batch.waits.send((Arc::clone(step), turn));
         if !pause.is_zero() {
             waits(Turn::At(not_before));
             tokio::time::sleep(pause).await;

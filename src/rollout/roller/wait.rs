@@ -188,7 +188,7 @@ async fn observe(
                 Ok(None) => return Ok(Waited::Gone),
                 Err(_) if last.elapsed() < patience => place.give_back(),
                 // Read the workload before it counts as stuck: the watch may have been silent for another reason.
-                Err(_) => match get(client, namespace, id).await? {
+                Err(_) => match versions.read().await? {
                     Some(next) => break next,
                     None => return Ok(Waited::Gone),
                 },
@@ -262,15 +262,21 @@ impl<'a> Versions<'a> {
             tracing::debug!(namespace, %workload, error = %error_chain(&error), "its watch is interrupted");
             self.watch = None;
             sleep(AGAIN).await;
-            match get(self.client, self.namespace, self.id).await {
-                Ok(Some(next)) => {
-                    self.version.clone_from(&next.resource_version);
-                    return Some(next);
-                }
-                Ok(None) => return None,
-                Err(_) => {}
+            if let Ok(read) = self.read().await {
+                return read;
             }
         }
+    }
+
+    /// The workload as it is now. Its watch is opened anew after that: one that nobody polls may hold a place for large
+    /// answers.
+    async fn read(&mut self) -> Result<Option<Workload>, Error> {
+        self.watch = None;
+        let read = get(self.client, self.namespace, self.id).await?;
+        if let Some(next) = &read {
+            self.version.clone_from(&next.resource_version);
+        }
+        Ok(read)
     }
 
     async fn event(&mut self) -> kube::Result<Option<WatchEvent<Object>>> {
@@ -284,5 +290,90 @@ impl<'a> Versions<'a> {
             }
         };
         watch.next().await.transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use cert_renew_core::testing;
+    use cert_renew_core::time::UnixTime;
+    use http::{Request, Response};
+    use hyper::body::{Body as HttpBody, Frame};
+    use kube::client::Body;
+    use serde_json::json;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::rollout::roller::concurrency::Budget;
+
+    /// An answer that brings a part and then nothing, and says when it is dropped.
+    struct Answer(Option<Bytes>, Option<Arc<AtomicBool>>);
+
+    impl HttpBody for Answer {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match (self.0.take(), &self.1) {
+                (Some(part), _) => Poll::Ready(Some(Ok(Frame::data(part)))),
+                (None, Some(_)) => Poll::Pending,
+                (None, None) => Poll::Ready(None),
+            }
+        }
+    }
+
+    impl Drop for Answer {
+        fn drop(&mut self) {
+            if let Some(ended) = &self.1 {
+                ended.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A part of a large answer holds a place among such answers, and the read waits for one.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_watch_is_dropped_before_the_workload_is_read() {
+        let deployment = |updated: i64| {
+            json!({
+                "metadata": {"name": "web", "uid": "u", "resourceVersion": "7", "generation": 2},
+                "spec": {"replicas": 1},
+                "status": {"observedGeneration": 2, "replicas": 1, "updatedReplicas": updated, "availableReplicas": 1}})
+        };
+        let ended = Arc::new(AtomicBool::new(false));
+        let (is_over, come) = (Arc::clone(&ended), deployment(1).to_string());
+        let server = service_fn(move |request: Request<Body>| {
+            let is_watch = { request.uri().query() }.is_some_and(|it| it.contains("watch="));
+            let answer = if is_watch {
+                let part = Bytes::from_static(b"{\"type\":\"MODIFIED\",\"object\":{");
+                Answer(Some(part), Some(Arc::clone(&is_over)))
+            } else {
+                assert!(is_over.load(Ordering::Relaxed), "the watch is still held");
+                Answer(Some(Bytes::from(come.clone())), None)
+            };
+            async move { Ok::<_, Infallible>(Response::new(answer)) }
+        });
+        let client = Client::new(server, "shop");
+        let workload = testing::workload(Kind::Deployment, deployment(0));
+        let budget = Arc::new(Budget::new(1, 1));
+        let mut place = budget.place("shop", UnixTime::NEVER).await;
+        let wait = Wait {
+            client: &client,
+            namespace: "shop",
+            workload: &workload,
+            patience: Duration::from_secs(60),
+            place: &mut place,
+        };
+        assert_eq!(settled(wait).await.unwrap(), Waited::Done(0));
+        assert!(ended.load(Ordering::Relaxed));
     }
 }

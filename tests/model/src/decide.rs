@@ -276,7 +276,7 @@ impl Core {
                     Rolling::Wait(held)
                 }
                 (Decision::Roll, Some(_)) => Rolling::Patch(held),
-                (Decision::Halted(_), _) => Rolling::Not,
+                (Decision::Halted(_) | Decision::PutOff, _) => Rolling::Not,
                 (Decision::UpToDate | Decision::FirstSight | Decision::NothingRefers, _) => {
                     Rolling::Record(Some(held))
                 }

@@ -3,10 +3,13 @@
 //! Inputs: the due Secrets of one namespace, its workloads, the clock. Output: a verdict for each Secret and the steps
 //! that serve all of them. Pure; the pairs were checked before.
 
+pub mod allowance;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use self::allowance::{Allowance, Taken};
 use super::progress::{Progress, numbers, progress};
 use super::references::{ChangedKeys, Reference};
 use super::state::HaltNote;
@@ -30,7 +33,25 @@ pub fn plan(
     workloads: &[Workload],
     config: &RolloutConfig,
 ) -> Plan {
-    let workloads = &Lookup::of(workloads);
+    plan_within(
+        Allowance::UNBOUNDED,
+        now,
+        requests,
+        &Lookup::of(workloads),
+        config,
+    )
+}
+
+/// The same within so many bytes: Secrets for which there is no room beside those before them are put off.
+#[must_use]
+pub fn plan_within(
+    allowance: Allowance,
+    now: UnixTime,
+    requests: &[Request],
+    workloads: &Lookup<'_>,
+    config: &RolloutConfig,
+) -> Plan {
+    let mut taken = Taken::of(allowance);
     let mut plan = Plan::default();
     let mut steps: BTreeMap<&WorkloadRef, Step> = BTreeMap::new();
     let mut asks: HashMap<&WorkloadRef, HashSet<Ask>> = HashMap::new();
@@ -39,10 +60,24 @@ pub fn plan(
     // Until when the workloads rolled by an earlier run are observed before others follow.
     let mut baked: BTreeMap<Box<str>, UnixTime> = BTreeMap::new();
     for request in requests {
-        plan.users
-            .push((request.secret.clone(), users(request, workloads)));
-        let concerned = concerned(request, workloads, &mut plan.remarks);
+        let (users, mut remarks) = (users(request, workloads), Vec::new());
+        let concerned = concerned(request, workloads, &mut remarks);
         let verdict = verdict(now, request, &concerned, workloads);
+        let rolled = match verdict {
+            Decision::Roll => &*concerned,
+            _ => &[],
+        };
+        let is_new = |workload: &Workload| !steps.contains_key(&workload.id);
+        let bytes = allowance::of_users(&users)
+            + allowance::of_remarks(&remarks)
+            + allowance::of_steps(request, rolled, is_new);
+        if !taken.take(bytes, steps.is_empty()) {
+            let put_off = (request.secret.clone(), Decision::PutOff);
+            plan.verdicts.push(put_off);
+            continue;
+        }
+        plan.users.push((request.secret.clone(), users));
+        plan.remarks.append(&mut remarks);
         plan.verdicts
             .push((request.secret.clone(), verdict.clone()));
         if verdict != Decision::Roll {

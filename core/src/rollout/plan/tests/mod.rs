@@ -147,6 +147,62 @@ fn very_many_ways_to_reload_one_workload_are_joined_in_linear_time() {
     assert_eq!(slow, None);
 }
 
+/// What users name is bounded for each Secret, and a plan is its product with the Secrets.
+#[test]
+fn a_plan_takes_no_more_than_it_may_and_puts_the_rest_off() {
+    let names = |of: &str, count: usize| -> Vec<String> {
+        (0..count).map(|it| format!("{of}-{it:03}")).collect()
+    };
+    let (secrets, present, missing) = (names("tls", 500), names("web", 50), names("none", 50));
+    let named = present.iter().chain(&missing);
+    let named: Vec<WorkloadRef> = { named }
+        .map(|name| format!("deployment/{name}").parse().unwrap())
+        .collect();
+    let requests = secrets.iter().map(|secret| Request {
+        workloads: named.clone(),
+        ..request(secret, "new", served("old", 9))
+    });
+    let requests: Vec<Request> = requests.collect();
+    let workloads = present
+        .iter()
+        .map(|name| workload(Kind::Deployment, web(name, &[], &[])));
+    let workloads: Vec<Workload> = workloads.collect();
+    let planned = |allowance| {
+        let (all, config) = (Lookup::of(&workloads), RolloutConfig::default());
+        let plan = plan_within(allowance, NOW, &requests, &all, &config);
+        let steps = plan.steps.iter().map(Step::weight).sum::<usize>();
+        let users = plan.users.iter().map(|(_, all)| allowance::of_users(all));
+        let remarks = allowance::of_remarks(&plan.remarks);
+        let bytes = steps + users.sum::<usize>() + remarks;
+        let rolled = { plan.verdicts.iter() }.filter(|(_, verdict)| *verdict == Decision::Roll);
+        let put_off = { plan.verdicts.iter() }.filter(|(_, verdict)| *verdict == Decision::PutOff);
+        assert_eq!(rolled.clone().count() + put_off.count(), secrets.len());
+        (bytes, rolled.count())
+    };
+    let (most, all) = planned(Allowance::UNBOUNDED);
+    assert_eq!(all, secrets.len());
+    let (bytes, rolled) = planned(Allowance {
+        for_all: most / 4,
+        for_one: most / 4,
+    });
+    assert!((most / 5..=most / 4).contains(&bytes), "{bytes} of {most}");
+    assert!(
+        (secrets.len() / 5..secrets.len() / 3).contains(&rolled),
+        "{rolled}"
+    );
+    // One Secret cannot be divided.
+    let (_, rolled) = planned(Allowance {
+        for_all: 0,
+        for_one: most / 4,
+    });
+    assert_eq!(rolled, 1);
+    let nothing = Allowance {
+        for_all: 0,
+        for_one: 0,
+    };
+    assert_eq!(planned(nothing), (0, 0));
+}
+
 #[test]
 fn what_the_workloads_have_decides() {
     let carrying = |text: &str| web("a", &["tls"], &[("tls", text)]);

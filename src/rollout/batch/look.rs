@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 
 use super::held::{Age, Glance, Held, Look, Not, used_by_of};
 use super::room::{FULL, Share, weight};
-use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, notify, record};
+use super::{AGAIN, AT_ONCE, LOOK_AGAIN, Open, SOON, notify, record};
 use crate::cluster::events::Reason;
 use crate::cluster::{self, secrets};
 use crate::process::permit;
@@ -153,8 +153,9 @@ fn fits(room: &Share<'_>, (request, held): (Request, Held)) -> Look {
     }
 }
 
+/// The others of the batch take room, and may be over soon; if not, the next look does not begin.
 fn full() -> Not {
-    Not::until(UnixTime::now() + AGAIN, Some(FULL.into()))
+    Not::until(UnixTime::now() + SOON, Some(FULL.into()))
 }
 
 /// A Secret that may be rolled out.

@@ -37,6 +37,8 @@ use crate::rollout::rollouts::Rollouts;
 
 /// Delay after the API server refused a request.
 const AGAIN: Duration = Duration::from_secs(30);
+/// Delay until a Secret is looked at for which the others of its batch left no room.
+const SOON: Duration = Duration::from_secs(1);
 /// Delay until a bad pair, or a stale one that is served, is looked at again if the watch brings nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// Delay until a halt or a paused workload is looked at again, so that a rollout goes on within a minute after somebody

@@ -7,6 +7,7 @@
 //! decoded by the thin type.
 
 mod answer;
+mod lists;
 mod page_token;
 
 use std::collections::BTreeSet;
@@ -25,9 +26,7 @@ use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::unmanaged::{NotManaged, Unmanaged};
 use cert_renew_core::verdict::{self, Report, Verdict};
 use clap::Args;
-use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{Api, ListParams};
 use zeroize::Zeroizing;
 
 use super::Failure;
@@ -36,13 +35,12 @@ use crate::cli::connection::cluster_config;
 use crate::cli::connection::kube_flags::{Clients, OperatorNamespace, Scope};
 use crate::cli::connection::operator::Leader;
 use crate::cli::verdicts::answer::Answer;
+pub(super) use crate::cli::verdicts::lists::selections;
+use crate::cli::verdicts::lists::{labelled, list};
 use crate::cli::verdicts::page_token::PageToken;
 use crate::cluster::access::viewers::SERVICE;
-use crate::cluster::client::pages::Pages;
 use crate::net::metrics_port::access::{CLOSED, HEADER};
 
-/// Secrets in a page of a list.
-const PAGE: u32 = 250;
 /// Longest wait for the operator's answer: the API server gives up on a dead pod later.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most Secrets that are asked for one by one.
@@ -214,28 +212,6 @@ impl Wanted {
     }
 }
 
-/// The Secrets with these labels; their data is not asked for.
-async fn labelled(
-    api: &Api<Secret>,
-    selector: &str,
-) -> Result<BTreeSet<(String, String)>, Failure> {
-    let mut pages = Pages::of(ListParams::default().labels(selector), PAGE);
-    let mut places = BTreeSet::new();
-    while let Some(params) = pages.next() {
-        let page = api.list_metadata(params).await;
-        let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
-        for item in page.items {
-            let metadata = item.metadata;
-            places.insert((
-                metadata.namespace.unwrap_or_default(),
-                metadata.name.unwrap_or_default(),
-            ));
-        }
-        pages.came(&page.metadata);
-    }
-    Ok(places)
-}
-
 /// Who gave the verdicts.
 pub(super) enum Source {
     /// The operator.
@@ -301,7 +277,8 @@ impl Found {
         let note = format!(
             "this is what the Secrets say, {of_config}: the operator could not be asked, {why}"
         );
-        let secrets = match list(client, wanted).await {
+        let takes = |namespace: &str, name: &str| wanted.takes(namespace, name);
+        let secrets = match list(client, wanted.namespace.as_deref(), takes).await {
             // The API server is not there, which is said once.
             Err(failure) if note.contains(&failure.0) => return Err(failure),
             secrets => secrets,
@@ -569,38 +546,6 @@ impl Operator {
 
 async fn in_time<T>(request: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
     tokio::time::timeout(PATIENCE, request).await
-}
-
-/// What the API server selects: Secrets of the type, and others with the label.
-pub(super) fn selections() -> [ListParams; 2] {
-    let labelled = format!("{}=true", keys::MANAGED_LABEL);
-    [
-        ListParams::default().fields("type=kubernetes.io/tls"),
-        ListParams::default()
-            .labels(&labelled)
-            .fields("type!=kubernetes.io/tls"),
-    ]
-}
-
-/// The Secrets that may be annotated, by namespace and name.
-async fn list(client: &Client, wanted: &Wanted) -> Result<Vec<ThinSecret>, Failure> {
-    let api: Api<ThinSecret> = match &wanted.namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
-    let mut secrets = Vec::new();
-    for params in selections() {
-        let mut pages = Pages::of(params, PAGE);
-        while let Some(params) = pages.next() {
-            let page = api.list(params).await;
-            let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
-            let taken = |it: &ThinSecret| wanted.takes(it.head.namespace(), it.head.name());
-            secrets.extend(page.items.into_iter().filter(taken));
-            pages.came(&page.metadata);
-        }
-    }
-    secrets.sort_by_cached_key(|it| (it.head.namespace().to_owned(), it.head.name().to_owned()));
-    Ok(secrets)
 }
 
 #[cfg(test)]

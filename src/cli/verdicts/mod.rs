@@ -16,6 +16,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cert_renew_core::assess;
 use cert_renew_core::config::Config;
 use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::object::thin::ThinSecret;
@@ -286,14 +287,10 @@ impl Found {
         found.tell(&leader, Some(note), operator);
         let secrets = secrets?;
         found.report.as_of = UnixTime::now();
-        let strays = found.strays(&secrets);
-        let is_managed = |secret: &&ThinSecret| {
-            let key = SecretRef::new(secret.head.namespace(), secret.head.name());
-            !strays.iter().any(|(stray, _)| *stray == key)
-        };
-        let managed = secrets.iter().filter(is_managed);
+        let managed = secrets.iter().filter(|it| found.stray(it).is_none());
         let judged: Vec<Verdict> = managed.filter_map(|it| found.judge(it)).collect();
         found.report.certificates = judged;
+        let strays: Vec<_> = secrets.iter().filter_map(|it| found.stray(it)).collect();
         found.report.unmanaged = Unmanaged::of(strays.iter().map(|(key, stray)| (key, stray)));
         if wanted.places.as_ref().is_none_or(|it| it.len() != 1) {
             for verdict in &mut found.report.certificates {
@@ -312,21 +309,24 @@ impl Found {
         verdict::of_secret(UnixTime::now(), secret, config.as_deref())
     }
 
-    /// Those of the Secrets read here that seem to be meant and are not managed.
-    fn strays(&self, secrets: &[ThinSecret]) -> Vec<(SecretRef, Stray)> {
-        let strays = secrets.iter().filter_map(|secret| {
-            // Without its config the class of the operator is not known: no Secret is of another one then.
-            let own = { secret.head.annotations() }.and_then(|it| it.get(keys::CLASS));
-            let own = own.map_or(DEFAULT_CLASS, |it| it.trim());
-            let class = self.report.class.as_deref().unwrap_or(own);
-            let key = SecretRef {
-                namespace: secret.head.namespace().into(),
-                name: secret.head.name().into(),
-            };
-            let stray = stray::of(&key, &secret.head, class)?;
-            Some((key, stray))
-        });
-        strays.collect()
+    /// A Secret that was read here and seems to be meant, and is not managed.
+    fn stray(&self, secret: &ThinSecret) -> Option<(SecretRef, Stray)> {
+        let Source::Secrets(config) = &self.source else {
+            return None;
+        };
+        let head = &secret.head;
+        let key = SecretRef::new(head.namespace(), head.name());
+        // One that has opted in is no stray, also where the issuer is its namespace's default.
+        let of_config = |config| assess::of_thin(UnixTime::now(), &key, secret, config);
+        if config.as_deref().and_then(of_config).is_some() {
+            return None;
+        }
+        // Without its config the class of the operator is not known: no Secret is of another one then.
+        let own = { head.annotations() }.and_then(|it| it.get(keys::CLASS));
+        let own = own.map_or(DEFAULT_CLASS, |it| it.trim());
+        let class = self.report.class.as_deref().unwrap_or(own);
+        let stray = stray::of(&key, head, class)?;
+        Some((key, stray))
     }
 
     /// Tells of the Secrets that seem to be meant and are not managed, as far as they are asked for.

@@ -287,8 +287,7 @@ impl Found {
         found.tell(&leader, Some(note), operator);
         let secrets = secrets?;
         found.report.as_of = UnixTime::now();
-        let managed = secrets.iter().filter(|it| found.stray(it).is_none());
-        let judged: Vec<Verdict> = managed.filter_map(|it| found.judge(it)).collect();
+        let judged: Vec<Verdict> = secrets.iter().filter_map(|it| found.judge(it)).collect();
         found.report.certificates = judged;
         let strays: Vec<_> = secrets.iter().filter_map(|it| found.stray(it)).collect();
         found.report.unmanaged = Unmanaged::of(strays.iter().map(|(key, stray)| (key, stray)));
@@ -301,11 +300,14 @@ impl Found {
         Ok(found)
     }
 
-    /// The verdict on a Secret that was read here.
+    /// The verdict on a Secret that was read here; none where it is not managed.
     pub(super) fn judge(&self, secret: &ThinSecret) -> Option<Verdict> {
         let Source::Secrets(config) = &self.source else {
             return None;
         };
+        if self.stray(secret).is_some() {
+            return None;
+        }
         verdict::of_secret(UnixTime::now(), secret, config.as_deref())
     }
 

@@ -106,5 +106,20 @@ fn what_its_namespace_opts_in_is_managed_and_no_stray() {
     for secret in [&with_record, &with_names] {
         let found = found(issuers);
         assert!(found.stray(secret).is_some());
+        assert_eq!(found.judge(secret), None);
     }
+}
+
+/// `status` leaves out what is not managed, and so does `status --watch`.
+#[test]
+fn what_is_not_managed_has_no_verdict() {
+    let found = found("issuers: {}");
+    let misspelt = [
+        ("cert-renew.io/issuer", "le"),
+        ("cert-renew.io/class", "defualt"),
+    ];
+    let secret = secret(&misspelt);
+    let own = verdict::of_secret(NOW, &secret, None);
+    assert!(own.is_some() && found.stray(&secret).is_some());
+    assert_eq!(found.judge(&secret), None);
 }

@@ -186,13 +186,7 @@ impl Wanted {
                     "it is not among the certificates that fit into an answer; ask for it alone"
                         .into()
                 }
-                None => format!(
-                    "there is no such Secret, or it is not annotated with {}, or names another class than {}, or is of \
-                     another type than {TLS_TYPE} and lacks the label {}, or is in a namespace that is not watched",
-                    keys::ISSUER,
-                    plain(class),
-                    keys::MANAGED_LABEL
-                ),
+                None => not_there(class),
             };
             say(&format!("{namespace}/{name}: {why}"));
             code = ExitCode::FAILURE;
@@ -211,6 +205,18 @@ impl Wanted {
         };
         self.places.iter().flatten().filter(found)
     }
+}
+
+/// Why a Secret that was named is not among those that an operator of this class manages: one of several reasons.
+pub(super) fn not_there(class: &str) -> String {
+    format!(
+        "there is no such Secret, or it is not annotated with {}, or names another class than {}, or lacks the label {}, which \
+         one of another type than {TLS_TYPE} needs, and each where the config has watch.select: label, or is in a namespace \
+         that is not watched",
+        keys::ISSUER,
+        plain(class),
+        keys::MANAGED_LABEL
+    )
 }
 
 /// Who gave the verdicts.

@@ -123,3 +123,18 @@ fn what_is_not_managed_has_no_verdict() {
     assert!(own.is_some() && found.stray(&secret).is_some());
     assert_eq!(found.judge(&secret), None);
 }
+
+#[test]
+fn each_reason_why_a_secret_is_not_there_is_named() {
+    let said = not_there("edge");
+    for reason in [
+        "no such Secret",
+        "cert-renew.io/issuer",
+        "another class than edge",
+        "another type than kubernetes.io/tls",
+        "watch.select: label",
+        "not watched",
+    ] {
+        assert!(said.contains(reason), "{reason}: {said}");
+    }
+}

@@ -44,7 +44,7 @@ async fn revoke_and_resume_promise_nothing_that_would_not_happen() -> Result<()>
         ),
         (
             "classed",
-            "NO new key and certificate will be made: it belongs to another installation",
+            "a new key and certificate are left to the installation of class other",
         ),
         (
             "unknown",

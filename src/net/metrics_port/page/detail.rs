@@ -1,5 +1,6 @@
 //! The view of one Secret: all that the verdict says, and commands to copy.
 
+use cert_renew_core::schedule::rate_limits::grown_up;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::relative;
 use cert_renew_core::verdict::detail::{Detail, Serves};
@@ -255,8 +256,9 @@ fn may_be_asked_for(row: &Verdict) -> bool {
 
 /// Whether the certificate is younger than a tenth of its lifetime, so that a new one has to be forced.
 fn is_young(now: UnixTime, row: &Verdict) -> bool {
+    let written = row.detail.as_ref().and_then(|it| it.renewed);
     let validity = row.not_before.zip(row.not_after);
-    validity.is_some_and(|(from, to)| now < from + to.since(from) / 10)
+    validity.is_some_and(|(from, to)| now < grown_up(from, to, written))
 }
 
 /// What tells more, and what asks for a new one.
@@ -302,11 +304,24 @@ mod tests {
     fn a_command_that_would_be_refused_is_not_shown() {
         let rows = copy(NOW, &index(), &|_| 0);
         let healthy = rows.iter().find(|row| *row.name == *"healthy").unwrap();
-        for (days, forced) in [(8, true), (10, false)] {
-            let from = UnixTime(NOW.0 - days * 86_400);
+        let ago = |days: i64| UnixTime(NOW.0 - days * 86_400);
+        for (days, written, forced) in [
+            (8, None, true),
+            (10, None, false),
+            // Its age counts from when it was written.
+            (10, Some(8), true),
+            (10, Some(10), false),
+            (8, Some(40), true),
+        ] {
+            let from = ago(days);
+            let detail = Detail {
+                renewed: written.map(ago),
+                ..Detail::default()
+            };
             let row = Verdict {
                 not_before: Some(from),
                 not_after: Some(UnixTime(from.0 + 90 * 86_400)),
+                detail: Some(Box::new(detail)),
                 ..healthy.clone()
             };
             let html = commands(NOW, &row).into_string();
@@ -314,7 +329,11 @@ mod tests {
                 html.contains("cert-renew renew shop/healthy --wait"),
                 "{html}"
             );
-            assert_eq!(html.contains("--force"), forced, "{days} days: {html}");
+            assert_eq!(
+                html.contains("--force"),
+                forced,
+                "{days} {written:?}: {html}"
+            );
         }
     }
 }

@@ -129,6 +129,14 @@ impl Commands<'_> {
         }
     }
 
+    /// Gives an annotation another value, or takes away one that is no setting: what declares a Secret gives it none.
+    fn mend(self, key: &str) -> String {
+        match keys::SETTINGS.contains(&key) {
+            true => self.set(&format!("{key}=VALUE")),
+            false => self.annotate(&format!("{key}-")),
+        }
+    }
+
     /// The next thing to do; none where nothing is to do, or only to wait.
     pub(super) fn next(
         self,
@@ -207,7 +215,7 @@ impl Commands<'_> {
             State::Held => Some(format!("cert-renew renew {namespace}/{name} --force")),
             State::Ok | State::Due | State::Blocked => {
                 let keys = problems.iter().filter_map(|text| annotation_of(text));
-                keys.map(|key| self.set(&format!("{key}=VALUE"))).next()
+                keys.map(|key| self.mend(key)).next()
             }
             _ => by_renewal(),
         }

@@ -268,6 +268,7 @@ impl Found {
         let report = Report {
             version: None,
             class: config.as_ref().map(|config| config.class.as_str().into()),
+            operator_namespace: Some(namespace.into()),
             replica: None,
             leader: leader.reported(),
             as_of: UnixTime::now(),
@@ -314,7 +315,11 @@ impl Found {
         if self.stray(secret).is_some() {
             return None;
         }
-        verdict::of_secret(UnixTime::now(), secret, config.as_deref())
+        let mut verdict = verdict::of_secret(UnixTime::now(), secret, config.as_deref())?;
+        if let Some(namespace) = &self.report.operator_namespace {
+            verdict.name_operator(namespace);
+        }
+        Some(verdict)
     }
 
     /// A Secret that was read here and seems to be meant, and is not managed.

@@ -41,6 +41,7 @@ fn what_ends_later_than_asked_for_is_not_missing() {
     let report = Report {
         version: None,
         class: None,
+        operator_namespace: None,
         replica: None,
         leader: verdict::Leader::default(),
         as_of: NOW,
@@ -68,6 +69,7 @@ fn found(config: &str) -> Found {
     let report = Report {
         version: None,
         class: Some(config.class.as_str().into()),
+        operator_namespace: None,
         replica: None,
         leader: verdict::Leader::default(),
         as_of: NOW,

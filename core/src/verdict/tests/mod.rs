@@ -191,6 +191,7 @@ fn a_report_comes_back_as_it_was_written() {
     let report = Report {
         version: Some("0.1.0".into()),
         class: Some("default".into()),
+        operator_namespace: None,
         replica: Some("pod".into()),
         leader: Leader::at(NOW, Some("pod_0a"), NOW, Duration::from_secs(15)),
         as_of: NOW,

@@ -186,3 +186,34 @@ fn a_misspelt_annotation_is_taken_from_the_secret_itself() {
         );
     }
 }
+
+#[test]
+fn a_command_names_the_namespace_of_an_operator_that_it_would_not_find() {
+    for (namespace, command, expected) in [
+        (
+            NAMESPACE,
+            "cert-renew names -n shop",
+            "cert-renew names -n shop",
+        ),
+        (
+            "ops",
+            "cert-renew names -n shop",
+            "cert-renew names -n shop --operator-namespace ops",
+        ),
+        (
+            "ops",
+            "kubectl -n shop describe deployment/web",
+            "kubectl -n shop describe deployment/web",
+        ),
+        (
+            "ops",
+            "kubectl -n OPERATOR-NAMESPACE edit configmap cert-renew-config",
+            "kubectl -n ops edit configmap cert-renew-config",
+        ),
+    ] {
+        let mut verdict = verdict("healthy");
+        verdict.next = Some(command.into());
+        verdict.name_operator(namespace);
+        assert_eq!(verdict.next.as_deref(), Some(expected));
+    }
+}

@@ -4,7 +4,7 @@ use cert_renew_core::schedule::rate_limits::grown_up;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::relative;
 use cert_renew_core::verdict::detail::{Detail, Serves};
-use cert_renew_core::verdict::{State, Verdict, Why};
+use cert_renew_core::verdict::{Report, State, Verdict, Why, for_operator_in};
 use maud::{Markup, html};
 
 use super::cells::{class, instant, renewed_at, trouble};
@@ -17,7 +17,7 @@ const RUNBOOK: &str = "https://github.com/cert-renew/cert-renew/blob/main/docs/r
 pub(super) fn view(
     place: &str,
     verdict: Option<&Verdict>,
-    now: UnixTime,
+    report: &Report,
     scale: Scale,
     places: &mut Places,
 ) -> Markup {
@@ -25,7 +25,7 @@ pub(super) fn view(
         p { a href="." { "All certificates" } }
         @match verdict {
             None => p { "There is no annotated Secret " (Shown(place)) " that this installation knows of." },
-            Some(verdict) => (known(verdict, now, scale, places)),
+            Some(verdict) => (known(verdict, report, scale, places)),
         }
     }
 }
@@ -38,7 +38,8 @@ pub(super) fn not_managed(place: &str, text: &str) -> Markup {
     }
 }
 
-fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
+fn known(row: &Verdict, report: &Report, scale: Scale, places: &mut Places) -> Markup {
+    let now = report.as_of;
     html! {
         div.two {
             (facts(row, now, scale, places))
@@ -47,7 +48,7 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
                 h2 { "Events" }
                 (events(now, row))
                 h2 { "Commands" }
-                (commands(now, row))
+                (commands(report, row))
             }
         }
     }
@@ -262,8 +263,12 @@ fn is_young(now: UnixTime, row: &Verdict) -> bool {
 }
 
 /// What tells more, and what asks for a new one.
-fn commands(now: UnixTime, row: &Verdict) -> Markup {
+fn commands(report: &Report, row: &Verdict) -> Markup {
     let (namespace, name) = (&row.namespace, &row.name);
+    let here = |command: &str| match &report.operator_namespace {
+        Some(namespace) => for_operator_in(namespace, command),
+        None => command.to_owned(),
+    };
     let mut all = vec![
         (
             "All about it",
@@ -276,7 +281,7 @@ fn commands(now: UnixTime, row: &Verdict) -> Markup {
     ];
     if may_be_asked_for(row) {
         let renew = format!("cert-renew renew {namespace}/{name} --wait");
-        all.push(if is_young(now, row) {
+        all.push(if is_young(report.as_of, row) {
             let what = "A new certificate now, although this one is young: it counts against the CA's limits";
             (what, format!("{renew} --force"))
         } else {
@@ -287,7 +292,7 @@ fn commands(now: UnixTime, row: &Verdict) -> Markup {
         dl.one {
             @for (what, command) in &all {
                 dt { (what) }
-                dd { code { (Shown(command)) } }
+                dd { code { (Shown(&here(command))) } }
             }
         }
     }
@@ -298,6 +303,7 @@ mod tests {
     use cert_renew_core::testing::entries::{NOW, index};
 
     use super::super::rows::copy;
+    use super::super::rows::tests::report;
     use super::*;
 
     #[test]
@@ -324,7 +330,7 @@ mod tests {
                 detail: Some(Box::new(detail)),
                 ..healthy.clone()
             };
-            let html = commands(NOW, &row).into_string();
+            let html = commands(&report(), &row).into_string();
             assert!(
                 html.contains("cert-renew renew shop/healthy --wait"),
                 "{html}"
@@ -334,6 +340,21 @@ mod tests {
                 forced,
                 "{days} {written:?}: {html}"
             );
+        }
+    }
+
+    #[test]
+    fn a_command_names_an_operator_that_it_would_not_find() {
+        let rows = copy(NOW, &index(), &|_| 0);
+        let healthy = rows.iter().find(|row| *row.name == *"healthy").unwrap();
+        for (namespace, count) in [("cert-renew", 0), ("ops", 3)] {
+            let report = Report {
+                operator_namespace: Some(namespace.into()),
+                ..report()
+            };
+            let html = commands(&report, healthy).into_string();
+            let named = html.matches("--operator-namespace ops").count();
+            assert_eq!(named, count, "{html}");
         }
     }
 }

@@ -98,14 +98,12 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
         let operator_namespace = &args.operator.operator_namespace;
         let operator = Operator::look(&client, operator_namespace).await?;
         let fingerprint = leaf.fingerprint.to_string();
-        let replacement = match (is_external(&secret.head), operator.out_of_action()) {
-            (true, _) => Replacement::None("somebody else renews it: make them there".into()),
-            (false, Some(why)) => Replacement::Idle(why),
-            (false, None) => {
-                let thin = get(&client, &namespace, &name).await?;
-                let verdict = renew::of_revoked(&client, thin, &fingerprint, &operator);
-                verdict.await?.into()
-            }
+        let replacement = if is_external(&secret.head) {
+            Replacement::None("somebody else renews it: make them there".into())
+        } else {
+            let thin = get(&client, &namespace, &name).await?;
+            let verdict = renew::of_revoked(&client, thin, &fingerprint, &operator);
+            Replacement::of(verdict.await?, operator.out_of_action())
         };
         if !args.yes {
             let place = format!("{namespace}/{name}");
@@ -148,26 +146,26 @@ enum Replacement {
     Asked,
     /// A new pair, not before this instant, and why.
     NotBefore(UnixTime, String),
-    /// A new pair, but no operator acts now.
-    Idle(String),
+    /// A new pair, but no operator is known to act; and why.
+    Nobody(String),
     /// What the installation of another class makes.
     OfClass(String),
     /// Nothing, and why.
     None(String),
 }
 
-impl From<Verdict> for Replacement {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Renews | Verdict::Waits(_) | Verdict::Unknown(_) => Self::Asked,
-            Verdict::NotBefore(until, why) => Self::NotBefore(until, why),
-            Verdict::OfClass(OfClass { class, .. }) => Self::OfClass(class),
-            Verdict::Nothing(why) => Self::None(why),
+impl Replacement {
+    /// By the verdict on the Secret, and by why the operator does nothing for any, if so.
+    fn of(verdict: Verdict, out_of_action: Option<String>) -> Self {
+        match (verdict, out_of_action) {
+            (Verdict::OfClass(OfClass { class, .. }), _) => Self::OfClass(class),
+            (Verdict::Nothing(why), _) => Self::None(why),
+            (_, Some(why)) => Self::Nobody(why),
+            (Verdict::NotBefore(until, why), None) => Self::NotBefore(until, why),
+            (Verdict::Renews | Verdict::Waits(_) | Verdict::Unknown(_), None) => Self::Asked,
         }
     }
-}
 
-impl Replacement {
     /// In words, once `revoked` is written.
     fn in_words(&self) -> String {
         match self {
@@ -177,9 +175,9 @@ impl Replacement {
                     "a new key and certificate are asked for, and NOT made before {until}: {why}"
                 )
             }
-            Self::Idle(why) => {
-                format!("a new key and certificate are asked for, and NOT made for now: {why}")
-            }
+            Self::Nobody(why) => format!(
+                "a new key and certificate are asked for, and NOBODY is known to make them: {why}"
+            ),
             Self::OfClass(class) => {
                 format!("a new key and certificate are left to the installation of class {class}")
             }
@@ -192,7 +190,7 @@ impl Replacement {
         Some(match self {
             Self::Asked => return None,
             Self::NotBefore(until, why) => format!("No new one is made before {until}: {why}."),
-            Self::Idle(why) => format!("No new one is made for now: {why}"),
+            Self::Nobody(why) => format!("Nobody is known to make a new one: {why}"),
             Self::OfClass(class) => {
                 format!("A new one is left to the installation of class {class}.")
             }
@@ -274,10 +272,33 @@ mod tests {
                 "No new one will be made: it is paused.",
             ),
         ] {
-            let replacement = Replacement::from(verdict);
+            let replacement = Replacement::of(verdict, None);
             let (words, warning) = (replacement.in_words(), replacement.warning());
             assert!(words.contains(said), "{words}");
             assert_eq!(warning.unwrap_or_default(), asked);
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_for_what_would_not_be_made_anyway() {
+        let idle = || Some("no cert-renew leads".to_owned());
+        let until = UnixTime(1_800_000_000);
+        for (verdict, said) in [
+            (
+                Verdict::Renews,
+                "NOBODY is known to make them: no cert-renew leads",
+            ),
+            (
+                Verdict::NotBefore(until, "limited".into()),
+                "NOBODY is known to make them: no cert-renew leads",
+            ),
+            (
+                Verdict::Nothing("cert-renew does not manage it".into()),
+                "NO new key and certificate will be made: cert-renew does not manage it",
+            ),
+        ] {
+            let words = Replacement::of(verdict, idle()).in_words();
+            assert!(words.contains(said), "{words}");
         }
     }
 }

@@ -4,8 +4,11 @@ use test_bench::objects::{FRESH, Space, pair};
 use test_bench::{Bench, Result, ensure};
 
 use crate::command::said;
+use crate::fresh_look::closed_window;
 use crate::refused::{config, operator, run};
 use crate::renewal::annotation;
+
+const HALTED: &str = "state.cert-renew.io/rollout-halted";
 
 /// `revoke` and `resume` promise nothing that would not happen, and a Secret that is not ours gets no annotation of ours.
 #[tokio::test]
@@ -16,18 +19,17 @@ async fn revoke_and_resume_promise_nothing_that_would_not_happen() -> Result<()>
     let fresh = pair(&["a.example"], FRESH)?;
     let ours = ("issuer", "le");
     let note = format!("deployment/web {}", "ab".repeat(32));
-    let halted = ("state.cert-renew.io/rollout-halted", &*note);
+    let halted = (HALTED, &*note);
+    let closed = closed_window();
     for (name, annotations) in [
         ("plain", vec![]),
         ("classed", vec![ours, halted, ("class", "other")]),
         ("unknown", vec![("issuer", "nosuch")]),
         ("disallowed", vec![ours, ("names", "a.test")]),
         ("ours", vec![ours, halted]),
+        ("undue", vec![ours, halted]),
         ("misread", vec![ours, halted, ("verify", "web")]),
-        (
-            "shut",
-            vec![ours, halted, ("change-window", "Mon 00:00-00:01 UTC")],
-        ),
+        ("shut", vec![ours, halted, ("change-window", &*closed)]),
     ] {
         space.tls_secret(name, Some(&fresh), &annotations).await?;
     }
@@ -44,7 +46,7 @@ async fn revoke_and_resume_promise_nothing_that_would_not_happen() -> Result<()>
         ),
         (
             "classed",
-            "NO new key and certificate will be made: it belongs to another installation",
+            "a new key and certificate are left to the installation of class other",
         ),
         (
             "unknown",
@@ -72,7 +74,8 @@ async fn revoke_and_resume_promise_nothing_that_would_not_happen() -> Result<()>
         (
             "classed",
             false,
-            "this installation, of class promised, does not manage it",
+            "classed is not resumed: it belongs to another installation, cert-renew.io/class: other, and this one is of class \
+             promised",
         ),
         (
             "misread",
@@ -80,13 +83,27 @@ async fn revoke_and_resume_promise_nothing_that_would_not_happen() -> Result<()>
             "an annotation cannot be followed: cert-renew.io/verify",
         ),
         ("shut", true, "goes on when its change window opens, at 20"),
-        ("ours", true, "goes on; it was halted at deployment/web"),
+        // Its certificate is revoked, so that another is about to take its place.
+        (
+            "ours",
+            true,
+            "goes on after the renewal that is due; it was halted at deployment/web",
+        ),
+        ("undue", true, "goes on; it was halted at deployment/web"),
     ] {
         let (code, text) = types(&["resume", name])?;
         ensure!(
             (code == 0) == goes_on && text.contains(expected),
             "{name}: {code} {text}"
         );
+        // Only where it goes on is the halt at its end.
+        let secret = space.secrets().get(name).await?;
+        let left = annotation(&secret, HALTED).unwrap_or_default();
+        let expected = match goes_on {
+            true => format!("{note} resumed"),
+            false => note.clone(),
+        };
+        ensure!(left == expected, "{name}: {left}");
     }
     Ok(())
 }

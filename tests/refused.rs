@@ -333,7 +333,7 @@ async fn what_is_not_watched_or_not_granted_by_labels_is_refused() -> Result<()>
             let text = said(&output);
             ensure!(
                 output.status.code() == Some(1)
-                    && text.contains("or cert-renew does not watch it")
+                    && text.contains("or is in a namespace that is not watched")
                     && text.contains("there is no renewal"),
                 "{text}"
             );

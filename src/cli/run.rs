@@ -213,6 +213,7 @@ async fn operate(
                 Leader::at(now, sign.holder.as_deref(), sign.at, sign.lasts)
             })
         }),
+        namespace: Arc::clone(&context.namespace),
         replica: replica().into(),
         started,
         review: reviews(&lease_client, &context.namespace),

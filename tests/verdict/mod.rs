@@ -178,7 +178,11 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
         Ok(misread)
     })
     .await?;
-    let resume = format!("\nNext:\n  cert-renew resume {}/halted\n", space.name);
+    let resume = format!(
+        "\nNext:\n  cert-renew resume {}/halted --operator-namespace {}\n",
+        space.name,
+        operator.namespace()
+    );
     ensure!(
         halted.contains("rollout_failing") && halted.ends_with(&resume),
         "{halted}"

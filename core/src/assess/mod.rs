@@ -262,7 +262,12 @@ impl Circumstances<'_> {
             }
             (renewal, _) => renewal,
         };
-        problems.extend(problems::beside(head, &settings, &leaf));
+        problems.extend(problems::beside(
+            self.now,
+            head,
+            &settings,
+            (&leaf, renewal),
+        ));
         if renewal == Err(Never::NoNames) && matches!(leaf, Err(Unreadable::Empty)) {
             problems.push(problems::without_names());
         }

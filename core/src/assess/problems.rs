@@ -5,23 +5,25 @@ use std::time::Duration;
 use super::EXTERNAL;
 use crate::certificate::{Leaf, Remark, Unreadable};
 use crate::config::Config;
-use crate::schedule::due::Never;
+use crate::schedule::due::{Due, Never};
 use crate::secret::data::outputs::Part;
 use crate::secret::keys;
 use crate::secret::object::head::Head;
 use crate::secret::settings::{Blocks, IssuerRef, Problem, RenewBefore, Settings};
 use crate::text::name::Name;
 use crate::text::{holds_private_key, shown, similar};
+use crate::time::UnixTime;
 use crate::time::duration::human;
 
 /// Most names or issuers that a problem lists.
 const MOST_GRANTED: usize = 10;
 
-/// What is wrong beside what the annotations alone show.
+/// What is wrong beside what the annotations alone show, at `now` and with that `renewal` ahead.
 pub(super) fn beside(
+    now: UnixTime,
     head: &Head,
     settings: &Settings,
-    leaf: &Result<Leaf, Unreadable>,
+    (leaf, renewal): (&Result<Leaf, Unreadable>, Result<Due, Never>),
 ) -> impl Iterator<Item = Problem> {
     let written = head.annotation(keys::RENEW_BEFORE);
     let readable = leaf.as_ref().ok();
@@ -30,7 +32,8 @@ pub(super) fn beside(
     let several = [cut, near, without_password(settings)]
         .into_iter()
         .flatten();
-    several.chain(of_certificate(leaf, settings))
+    let renewed_before = |end: UnixTime| end > now && renewal.is_ok_and(|due| due.at < end);
+    several.chain(of_certificate(leaf, settings, renewed_before))
 }
 
 /// The problem of a Secret without a certificate that names nothing to ask for.
@@ -97,8 +100,13 @@ pub(super) fn not_granted(
     }
 }
 
-/// What is wrong with the certificate itself, or with its file.
-fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<Problem> {
+/// What is wrong with the certificate itself, or with its file; `renewed_before` says whether it is renewed before an
+/// instant.
+fn of_certificate(
+    leaf: &Result<Leaf, Unreadable>,
+    settings: &Settings,
+    renewed_before: impl Fn(UnixTime) -> bool,
+) -> Vec<Problem> {
     let problem = |value: String, expected: &str| Problem {
         key: "certificate".into(),
         value,
@@ -120,8 +128,13 @@ fn of_certificate(leaf: &Result<Leaf, Unreadable>, settings: &Settings) -> Vec<P
         let expected = match remark {
             Remark::NotFirst { .. } => "put the server certificate first, then its issuers",
             Remark::EndsSooner { at, .. } if !external && leaf.issuer_ends == Some(*at) => {
-                "clients refuse it from then on: it is renewed before that, and the CA needs another certificate of its own by \
-                 then"
+                if renewed_before(*at) {
+                    "clients refuse it from then on: it is renewed before that, and the CA needs another certificate of its \
+                     own by then"
+                } else {
+                    "clients refuse it from then on: have a new one issued, once the CA signs with a certificate that lasts \
+                     longer"
+                }
             }
             Remark::EndsSooner { .. } => {
                 "clients refuse it from then on, unless they know another root: take a chain that lasts as long, from the CA"

@@ -96,3 +96,67 @@ fn a_problem_says_what_was_meant_and_what_there_is() {
         }
     }
 }
+
+/// A certificate of ninety days that was signed by one which ends on that day of 2026.
+fn signed_until(month: u8, day: u8) -> String {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+    let params = |name: &str, from: (i32, u8, u8), to: (i32, u8, u8)| {
+        let mut params = CertificateParams::new(vec!["a.shop.example".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+        params.not_after = rcgen::date_time_ymd(to.0, to.1, to.2);
+        params
+    };
+    let (root, middle, own) = [(); 3].map(|()| KeyPair::generate().unwrap()).into();
+    let by_root = Issuer::new(params("root", (2020, 1, 1), (2050, 1, 1)), &root);
+    let mut above = params("middle", (2025, 1, 1), (2026, month, day));
+    above.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let signing = above.signed_by(&middle, &by_root).unwrap().pem();
+    let by_middle = Issuer::new(above, &middle);
+    let leaf = params("leaf", (2026, 1, 1), (2026, 4, 1));
+    leaf.signed_by(&own, &by_middle).unwrap().pem() + &signing
+}
+
+#[test]
+fn a_renewal_before_the_end_of_the_issuer_is_promised_only_where_there_is_one() {
+    let config = Config::parse(CONFIG).unwrap();
+    let key = SecretRef::new("shop", "tls");
+    let (early, late) = (signed_until(1, 6), signed_until(3, 1));
+    let (le, pause) = (
+        ("cert-renew.io/issuer", "letsencrypt"),
+        ("cert-renew.io/paused", "true"),
+    );
+    let other = ("cert-renew.io/names", "a.other.example");
+    for (pem, at, annotations, is_renewed) in [
+        (&late, "2026-01-02", &[le][..], true),
+        // Not before it is a tenth of its lifetime old.
+        (&early, "2026-01-02", &[le], false),
+        (&late, "2026-03-02", &[le], false),
+        (&late, "2026-01-02", &[le, pause], false),
+        (
+            &late,
+            "2026-01-02",
+            &[("cert-renew.io/issuer", "nosuch")],
+            false,
+        ),
+        (&late, "2026-01-02", &[le, other], false),
+    ] {
+        let annotations: BTreeMap<_, _> = annotations.iter().copied().collect();
+        let secret: ThinSecret = from_value(json!({
+            "metadata": {"name": "tls", "namespace": "shop", "uid": "u", "annotations": annotations},
+            "data": {"tls.crt": STANDARD.encode(pem)},
+            "type": "kubernetes.io/tls",
+        }))
+        .unwrap();
+        let now = format!("{at}T00:00:00Z").parse().unwrap();
+        let assessment = of_thin(now, &key, &secret, &config).unwrap();
+        let texts = assessment.problems.iter().map(ToString::to_string);
+        let of_chain: Vec<String> = texts.filter(|it| it.contains("sooner than")).collect();
+        let [text] = &*of_chain else {
+            panic!("{of_chain:?}");
+        };
+        let said = text.contains("it is renewed before that");
+        assert_eq!(said, is_renewed, "{at} {annotations:?}: {text}");
+    }
+}

@@ -18,8 +18,8 @@ const SHORT_LIVED: Duration = Duration::from_secs(10 * 86_400);
 const JITTER_SHARE: u64 = 60;
 /// Longest spread of renewals: half a day puts 10,000 certificates of one minute four seconds apart.
 const MAX_JITTER: Duration = Duration::from_secs(12 * 3_600);
-/// A certificate younger than this share of its lifetime is not replaced because its issuer's ends.
-const YOUNG_SHARE: u32 = 10;
+/// A certificate younger than this share of its lifetime is not replaced without a good cause.
+pub const YOUNG_SHARE: u32 = 10;
 /// A setting that does not parse delays a renewal until this share of the lifetime is left.
 const EMERGENCY_SHARE: u32 = 6;
 

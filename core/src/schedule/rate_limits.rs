@@ -20,7 +20,7 @@ pub use history::{
 pub use urgency::{runs_short, runs_short_at};
 
 use crate::certificate::Leaf;
-use crate::schedule::due::Reason;
+use crate::schedule::due::{Reason, YOUNG_SHARE};
 use crate::time::UnixTime;
 use history::{AHEAD, WEEK, recent};
 
@@ -183,7 +183,7 @@ impl Claim<'_> {
     #[must_use]
     pub fn is_expected(&self, now: UnixTime) -> bool {
         let young = |since: UnixTime| {
-            let within = |leaf: &Leaf| now < since + leaf.lifetime() / 10;
+            let within = |leaf: &Leaf| now < since + leaf.lifetime() / YOUNG_SHARE;
             since <= now + AHEAD && self.leaf.is_some_and(within)
         };
         let just_written = self.written.is_some_and(young);
@@ -214,9 +214,20 @@ pub fn young_until(now: UnixTime, leaf: &Leaf, written: Option<UnixTime>) -> Opt
     if leaf.self_signed || !leaf.is_valid_at(now) {
         return None;
     }
-    let since = written.map_or(leaf.not_before, |at| at.max(leaf.not_before));
-    let until = since + leaf.lifetime() / 10;
+    let since = begins(leaf.not_before, written);
+    let until = grown_up(leaf.not_before, leaf.not_after, written);
     (until > now && since <= now + AHEAD).then_some(until)
+}
+
+/// When a certificate of that validity, written at that time if we wrote it, is older than a tenth of its lifetime.
+#[must_use]
+pub fn grown_up(not_before: UnixTime, not_after: UnixTime, written: Option<UnixTime>) -> UnixTime {
+    begins(not_before, written) + not_after.since(not_before) / YOUNG_SHARE
+}
+
+/// From when on the age of a certificate counts.
+fn begins(not_before: UnixTime, written: Option<UnixTime>) -> UnixTime {
+    written.map_or(not_before, |at| at.max(not_before))
 }
 
 /// When the oldest of the last `limit` issues leaves the window, if there are that many.

@@ -29,6 +29,7 @@ use crate::secret::used_by::UsedBy;
 use crate::secret::{SecretRef, keys};
 use crate::time::UnixTime;
 use detail::{Detail, Remembered};
+pub use reason::{NAMESPACE, for_operator_in};
 use unmanaged::Unmanaged;
 pub use why::Why;
 
@@ -399,6 +400,12 @@ impl Verdict {
         }
     }
 
+    /// Names the operator's namespace in the next thing to do, where that needs it.
+    pub fn name_operator(&mut self, namespace: &str) {
+        let next = self.next.take();
+        self.next = next.map(|command| for_operator_in(namespace, &command).into());
+    }
+
     /// Whether less than a fifth of the certificate's lifetime is left, whatever its state is.
     #[must_use]
     pub fn has_little_left(&self, now: UnixTime) -> bool {
@@ -501,6 +508,9 @@ pub struct Report {
     pub version: Option<Box<str>>,
     /// The operator's class, if it is known.
     pub class: Option<Box<str>>,
+    /// The namespace of the operator, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator_namespace: Option<Box<str>>,
     /// The replica that answered; None where no operator was asked.
     pub replica: Option<Box<str>>,
     /// Who leads.

@@ -12,6 +12,23 @@ use crate::secret::settings::Blocks;
 use crate::secret::used_by::{Has, UsedBy};
 use crate::time::UnixTime;
 
+/// The namespace in which commands look for the operator where they are told of no other.
+pub const NAMESPACE: &str = "cert-renew";
+/// What a command has in place of the operator's namespace where that is not known.
+const PLACEHOLDER: &str = "kubectl -n OPERATOR-NAMESPACE ";
+
+/// A command for an operator in this namespace.
+#[must_use]
+pub fn for_operator_in(namespace: &str, command: &str) -> String {
+    if let Some(rest) = command.strip_prefix(PLACEHOLDER) {
+        return format!("kubectl -n {namespace} {rest}");
+    }
+    if namespace == NAMESPACE || !command.starts_with("cert-renew ") {
+        return command.to_owned();
+    }
+    format!("{command} --operator-namespace {namespace}")
+}
+
 /// Why it is in that state.
 pub(super) fn reason(entry: &Entry, state: State, now: UnixTime) -> String {
     let ends = entry
@@ -129,6 +146,14 @@ impl Commands<'_> {
         }
     }
 
+    /// Gives an annotation another value, or takes away one that is no setting: what declares a Secret gives it none.
+    fn mend(self, key: &str) -> String {
+        match keys::SETTINGS.contains(&key) {
+            true => self.set(&format!("{key}=VALUE")),
+            false => self.annotate(&format!("{key}-")),
+        }
+    }
+
     /// The next thing to do; none where nothing is to do, or only to wait.
     pub(super) fn next(
         self,
@@ -165,9 +190,7 @@ impl Commands<'_> {
                     self.annotate(&change)
                 })
             }
-            Err(Never::AllPaused) => {
-                Some("kubectl -n OPERATOR-NAMESPACE edit configmap cert-renew-config".into())
-            }
+            Err(Never::AllPaused) => Some(format!("{PLACEHOLDER}edit configmap cert-renew-config")),
             Err(Never::UnknownIssuer) => Some(self.set(&format!("{}=ISSUER", keys::ISSUER))),
             Err(Never::NoNames | Never::NotAllowed) => {
                 Some(self.set(&format!("{}=NAMES", keys::NAMES)))
@@ -207,7 +230,7 @@ impl Commands<'_> {
             State::Held => Some(format!("cert-renew renew {namespace}/{name} --force")),
             State::Ok | State::Due | State::Blocked => {
                 let keys = problems.iter().filter_map(|text| annotation_of(text));
-                keys.map(|key| self.set(&format!("{key}=VALUE"))).next()
+                keys.map(|key| self.mend(key)).next()
             }
             _ => by_renewal(),
         }

@@ -2,6 +2,7 @@
 
 pub(super) mod adopt;
 pub(super) mod create;
+mod passed_over;
 pub(super) mod renew;
 pub(super) mod revoke;
 pub(super) mod secret;

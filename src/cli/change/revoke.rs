@@ -13,11 +13,13 @@ use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::settings::{IssuerRef, NamespaceDefaults, Settings};
 use cert_renew_core::secret::state::IssuedBy;
+use cert_renew_core::time::UnixTime;
 use clap::{Parser, ValueEnum};
 use kube::api::Api;
 use serde_json::json;
 
-use super::renew;
+use super::passed_over::OfClass;
+use super::renew::{self, Verdict};
 use super::secret::{annotate, get};
 use crate::acme::RevocationReason;
 use crate::cli::connection::kube_flags::{NamespaceFlags, OperatorNamespace};
@@ -96,21 +98,16 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
         let operator_namespace = &args.operator.operator_namespace;
         let operator = Operator::look(&client, operator_namespace).await?;
         let fingerprint = leaf.fingerprint.to_string();
-        let replaced = match no_replacement(&secret.head) {
-            Some(why) => Err(why),
-            None => {
-                let thin = get(&client, &namespace, &name).await?;
-                let why = renew::no_replacement(&client, thin, &fingerprint, &operator);
-                why.await?.map_or(Ok(()), Err)
-            }
+        let replacement = if is_external(&secret.head) {
+            Replacement::None("somebody else renews it: make them there".into())
+        } else {
+            let thin = get(&client, &namespace, &name).await?;
+            let verdict = renew::of_revoked(&client, thin, &fingerprint, &operator);
+            Replacement::of(verdict.await?, operator.out_of_action())
         };
         if !args.yes {
-            confirm(
-                &format!("{namespace}/{name}"),
-                &leaf,
-                &issuer,
-                replaced.as_ref().err(),
-            )?;
+            let place = format!("{namespace}/{name}");
+            confirm(&place, &leaf, &issuer, &replacement)?;
         }
         let revoked = async {
             let (credentials, _) = load(&client, operator_namespace, &issuer).await?;
@@ -131,12 +128,7 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
             let patch = json!({"metadata": {"annotations": {keys::REVOKED: fingerprint}}});
             annotate(&client, &namespace, &name, &patch).await?;
         }
-        match replaced {
-            Ok(()) => println!("{namespace}/{name}: a new key and certificate are asked for"),
-            Err(why) => {
-                println!("{namespace}/{name}: NO new key and certificate will be made: {why}");
-            }
-        }
+        println!("{namespace}/{name}: {}", replacement.in_words());
         revoked.map_err(|why| {
             Failure(format!(
                 "{namespace}/{name} is not revoked at its CA: {}",
@@ -147,17 +139,82 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
     })
 }
 
-/// Why the operator makes no new certificate in place of the revoked one, by the Secret.
-fn no_replacement(head: &Head) -> Option<String> {
-    let defaults = NamespaceDefaults::default();
-    let annotations = head.annotations();
-    let (settings, _) = Settings::read(annotations?, head.managed, &defaults);
-    let external = settings.is_some_and(|settings| settings.issuer == IssuerRef::External);
-    external.then(|| "somebody else renews it: make them there".into())
+/// What is made in place of a key and a certificate that are revoked, and when.
+#[derive(Debug)]
+enum Replacement {
+    /// A new pair, at once.
+    Asked,
+    /// A new pair, not before this instant, and why.
+    NotBefore(UnixTime, String),
+    /// A new pair, but no operator is known to act; and why.
+    Nobody(String),
+    /// What the installation of another class makes.
+    OfClass(String),
+    /// Nothing, and why.
+    None(String),
+}
+
+impl Replacement {
+    /// By the verdict on the Secret, and by why the operator does nothing for any, if so.
+    fn of(verdict: Verdict, out_of_action: Option<String>) -> Self {
+        match (verdict, out_of_action) {
+            (Verdict::OfClass(OfClass { class, .. }), _) => Self::OfClass(class),
+            (Verdict::Nothing(why), _) => Self::None(why),
+            (_, Some(why)) => Self::Nobody(why),
+            (Verdict::NotBefore(until, why), None) => Self::NotBefore(until, why),
+            (Verdict::Renews | Verdict::Waits(_) | Verdict::Unknown(_), None) => Self::Asked,
+        }
+    }
+
+    /// In words, once `revoked` is written.
+    fn in_words(&self) -> String {
+        match self {
+            Self::Asked => "a new key and certificate are asked for".into(),
+            Self::NotBefore(until, why) => {
+                format!(
+                    "a new key and certificate are asked for, and NOT made before {until}: {why}"
+                )
+            }
+            Self::Nobody(why) => format!(
+                "a new key and certificate are asked for, and NOBODY is known to make them: {why}"
+            ),
+            Self::OfClass(class) => {
+                format!("a new key and certificate are left to the installation of class {class}")
+            }
+            Self::None(why) => format!("NO new key and certificate will be made: {why}"),
+        }
+    }
+
+    /// What somebody should know before the certificate is revoked.
+    fn warning(&self) -> Option<String> {
+        Some(match self {
+            Self::Asked => return None,
+            Self::NotBefore(until, why) => format!("No new one is made before {until}: {why}."),
+            Self::Nobody(why) => format!("Nobody is known to make a new one: {why}"),
+            Self::OfClass(class) => {
+                format!("A new one is left to the installation of class {class}.")
+            }
+            Self::None(why) => format!("No new one will be made: {why}."),
+        })
+    }
+}
+
+/// Whether somebody else renews it, by the Secret.
+fn is_external(head: &Head) -> bool {
+    let Some(annotations) = head.annotations() else {
+        return false;
+    };
+    let (settings, _) = Settings::read(annotations, head.managed, &NamespaceDefaults::default());
+    settings.is_some_and(|settings| settings.issuer == IssuerRef::External)
 }
 
 /// Asks on the terminal whether the certificate is to be revoked.
-fn confirm(place: &str, leaf: &Leaf, issuer: &str, alone: Option<&String>) -> Result<(), Failure> {
+fn confirm(
+    place: &str,
+    leaf: &Leaf,
+    issuer: &str,
+    replacement: &Replacement,
+) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure(format!(
             "{place}: nothing was revoked: say --yes where nobody can be asked"
@@ -167,8 +224,8 @@ fn confirm(place: &str, leaf: &Leaf, issuer: &str, alone: Option<&String>) -> Re
     let mut question = format!(
         "Revoke the certificate in {place} at {issuer}? It is for {names}, and valid until {until}. This cannot be undone.\n"
     );
-    if let Some(why) = alone {
-        question += &format!("No new one will be made: {why}.\n");
+    if let Some(warning) = replacement.warning() {
+        question += &format!("{warning}\n");
     }
     question += "[y/N] ";
     let failed = |error| Failure::new("asking", &error);
@@ -180,4 +237,68 @@ fn confirm(place: &str, leaf: &Leaf, issuer: &str, alone: Option<&String>) -> Re
         return Ok(());
     }
     Err(Failure(format!("{place}: nothing was revoked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_later_or_elsewhere_is_not_said_to_be_never_made() {
+        let until = UnixTime(1_800_000_000);
+        let of = OfClass {
+            class: "edge".into(),
+            why: "it belongs to another installation".into(),
+        };
+        for (verdict, said, asked) in [
+            (
+                Verdict::Renews,
+                "a new key and certificate are asked for",
+                "",
+            ),
+            (
+                Verdict::NotBefore(until, "limited".into()),
+                "NOT made before 2027-01-15T08:00:00Z: limited",
+                "No new one is made before 2027-01-15T08:00:00Z: limited.",
+            ),
+            (
+                Verdict::OfClass(of),
+                "left to the installation of class edge",
+                "A new one is left to the installation of class edge.",
+            ),
+            (
+                Verdict::Nothing("it is paused".into()),
+                "NO new key and certificate will be made: it is paused",
+                "No new one will be made: it is paused.",
+            ),
+        ] {
+            let replacement = Replacement::of(verdict, None);
+            let (words, warning) = (replacement.in_words(), replacement.warning());
+            assert!(words.contains(said), "{words}");
+            assert_eq!(warning.unwrap_or_default(), asked);
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_for_what_would_not_be_made_anyway() {
+        let idle = || Some("no cert-renew leads".to_owned());
+        let until = UnixTime(1_800_000_000);
+        for (verdict, said) in [
+            (
+                Verdict::Renews,
+                "NOBODY is known to make them: no cert-renew leads",
+            ),
+            (
+                Verdict::NotBefore(until, "limited".into()),
+                "NOBODY is known to make them: no cert-renew leads",
+            ),
+            (
+                Verdict::Nothing("cert-renew does not manage it".into()),
+                "NO new key and certificate will be made: cert-renew does not manage it",
+            ),
+        ] {
+            let words = Replacement::of(verdict, idle()).in_words();
+            assert!(words.contains(said), "{words}");
+        }
+    }
 }

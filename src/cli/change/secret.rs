@@ -2,13 +2,16 @@
 //!
 //! The operator does the work; the commands write what a user could write with kubectl.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::process::ExitCode;
 
 use cert_renew_core::assess;
+use cert_renew_core::config::Config;
 use cert_renew_core::rollout::HaltNote;
-use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::settings::{NamespaceDefaults, Settings};
+use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
 use clap::Parser;
@@ -16,6 +19,7 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
+use super::passed_over::{OfClass, PassedOver, passed_over};
 use crate::cli::connection::kube_flags::{NamespaceFlags, OperatorNamespace};
 use crate::cli::connection::operator::{Leader, Operator};
 use crate::cli::{CommandResult, Failure, block_on};
@@ -50,11 +54,13 @@ pub(in crate::cli) fn resume(args: Resume) -> CommandResult {
         let idle = operator.out_of_action();
         // Where there is no operator at all, it may be in another namespace, and finds the note.
         let idle = idle.filter(|_| operator.leader != Leader::NoLease);
-        let (why, opens) = halt_stays(&secret, &operator);
-        if let Some(why) = idle.or(why) {
-            let place = format!("{namespace}/{name}");
-            return Err(Failure(format!("{place} would not go on: {why}")));
+        if let Some(why) = idle {
+            return Err(Failure(format!(
+                "{namespace}/{name} would not go on: {why}"
+            )));
         }
+        let waits_for = without_halt(UnixTime::now(), &secret, operator.config.as_ref());
+        let waits_for = waits_for.map_err(|why| Failure(format!("{namespace}/{name} {why}")))?;
         // Without the note the failed workload would be first again, and hold the others back again.
         let resumed = halted.parse().ok().map(|note: HaltNote| {
             let note = HaltNote {
@@ -65,50 +71,90 @@ pub(in crate::cli) fn resume(args: Resume) -> CommandResult {
         });
         let patch = json!({"metadata": {"annotations": {keys::ROLLOUT_HALTED: resumed}}});
         annotate(&client, &namespace, &name, &patch).await?;
-        let when = opens.map_or_else(String::new, |at| {
-            format!(" when its change window opens, at {at}")
-        });
-        println!("{namespace}/{name}: goes on{when}; it was halted at {halted}");
+        println!("{namespace}/{name}: goes on{waits_for}; it was halted at {halted}");
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Why the rollout of a Secret would not go on, and when its change window opens, as far as that is known here.
-fn halt_stays(secret: &ThinSecret, operator: &Operator) -> (Option<String>, Option<UnixTime>) {
+/// What a rollout waits for without its halt, as far as that is known here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct WaitsFor {
+    /// The renewal that is due: what the Secret holds is about to be replaced.
+    renewal: bool,
+    /// The change window, which opens then.
+    opens: Option<UnixTime>,
+}
+
+impl fmt::Display for WaitsFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.renewal, self.opens) {
+            (false, None) => Ok(()),
+            (false, Some(at)) => write!(f, " when its change window opens, at {at}"),
+            (true, None) => f.write_str(" after the renewal that is due"),
+            (true, Some(at)) => write!(
+                f,
+                " after the renewal that is due; its change window opens at {at}"
+            ),
+        }
+    }
+}
+
+/// What the rollout of a Secret waits for without its halt; or why it would not go on, as the end of a sentence about the
+/// Secret.
+fn without_halt(
+    now: UnixTime,
+    secret: &ThinSecret,
+    config: Option<&Config>,
+) -> Result<WaitsFor, String> {
+    let stays = |why: String| format!("would not go on: {why}");
     let head = &secret.head;
-    let Some(config) = operator.config.as_ref() else {
-        let (settings, _) = { head.annotations() }.map_or((None, Vec::new()), |annotations| {
-            Settings::read(annotations, head.managed, &NamespaceDefaults::default())
-        });
-        let paused = settings.is_some_and(|settings| settings.paused);
-        return (paused.then(is_paused), None);
-    };
-    if config.paused {
-        return (
-            Some("everything is paused: the config has paused: true".into()),
-            None,
-        );
+    let (unset, none) = (NamespaceDefaults::default(), BTreeMap::new());
+    let defaults = config.map_or(&unset, |config| config.namespace(head.namespace()));
+    let annotations = head.annotations().unwrap_or(&none);
+    let (settings, _) = Settings::read(annotations, head.managed, defaults);
+    let passed_over = settings.and_then(|settings| passed_over(secret, &settings, config));
+    match passed_over {
+        Some(PassedOver::Nothing(why)) => return Err(stays(why)),
+        Some(PassedOver::OfClass(OfClass { why, .. })) => {
+            return Err(format!(
+                "is not resumed: {why}; --operator-namespace names the namespace of that one"
+            ));
+        }
+        None => {}
     }
     let key = SecretRef::new(head.namespace(), head.name());
-    let unseen = config
-        .watch
-        .misses(&key.namespace, secret.kind == TLS_TYPE, head.managed);
-    let assessment = assess::of_thin(UnixTime::now(), &key, secret, config);
-    let Some(assessment) = assessment.filter(|_| unseen.is_none()) else {
-        let why = format!(
-            "this installation, of class {}, does not manage it",
-            config.class
-        );
-        return (Some(why), None);
+    let assessment = match config {
+        Some(config) => assess::of_thin(now, &key, secret, config),
+        None => assess::of_thin_alone(now, &key, secret),
     };
+    let assessment = match (assessment, config) {
+        (Some(assessment), _) => assessment,
+        (None, Some(config)) => {
+            let class = &config.class;
+            return Err(stays(format!(
+                "this installation, of class {class}, does not manage it"
+            )));
+        }
+        // The config, which is not known, may give it an issuer.
+        (None, None) => return Ok(WaitsFor::default()),
+    };
+    if assessment.settings.paused {
+        return Err(stays(is_paused()));
+    }
     let mut problems = assessment.problems.iter();
-    let why = if assessment.settings.paused {
-        Some(is_paused())
-    } else {
-        let blocking = problems.find(|problem| problem.blocks.rollout());
-        blocking.map(|problem| format!("an annotation cannot be followed: {problem}"))
-    };
-    (why, assessment.opens)
+    if let Some(problem) = problems.find(|problem| problem.blocks.rollout()) {
+        let why = format!("an annotation cannot be followed: {problem}");
+        return Err(stays(why));
+    }
+    let is_due = assessment.renewal.is_ok_and(|due| due.at <= now);
+    // Anything is better than a certificate that has expired.
+    let served_expired = matches!(assessment.rolled_out,
+        Some(RolledOut::Leaf { not_after, .. }) if not_after <= now);
+    let expired = served_expired && assessment.leaf.is_ok();
+    Ok(WaitsFor {
+        renewal: is_due && assessment.held_until.is_none() && !expired,
+        opens: assessment.opens,
+    })
 }
 
 fn is_paused() -> String {
@@ -141,4 +187,95 @@ pub(in crate::cli) async fn annotate(
         .await
         .map(drop)
         .map_err(|error| Failure::new(&format!("annotating Secret {namespace}/{name}"), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    const CONFIG: &str = "issuers: {le: {directory: \"https://ca.example/\", allow: [{namespaces: [\"*\"], names: [\"**.example\"]}]}}\n";
+    /// What the workloads have.
+    const SERVED: &str = "state.cert-renew.io/rolled-out";
+
+    /// A Secret with a certificate, when that begins to be valid, and for how long it is.
+    fn secret(annotations: &[(&str, &str)]) -> (ThinSecret, UnixTime, Duration) {
+        use base64::Engine as _;
+        let pem = include_bytes!("../../../testdata/certificates/good.pem");
+        let leaf = cert_renew_core::certificate::leaf(pem).unwrap();
+        let mut all = BTreeMap::from([
+            ("cert-renew.io/issuer", "le"),
+            ("cert-renew.io/names", "a.example"),
+        ]);
+        all.extend(annotations.iter().copied());
+        let data = base64::engine::general_purpose::STANDARD.encode(pem);
+        let secret = json!({"type": "kubernetes.io/tls", "data": {"tls.crt": data},
+            "metadata": {"namespace": "shop", "name": "tls", "uid": "1", "annotations": all}});
+        let secret = from_value(secret).unwrap();
+        (secret, leaf.not_before, leaf.lifetime())
+    }
+
+    fn judged(annotations: &[(&str, &str)], config: Option<&str>) -> Result<WaitsFor, String> {
+        let (secret, since, lifetime) = secret(annotations);
+        let config = config.map(|more| Config::parse(&format!("{CONFIG}{more}")).unwrap());
+        without_halt(since + lifetime / 2, &secret, config.as_ref())
+    }
+
+    /// Its names are not those that are asked for: a renewal is due.
+    #[test]
+    fn a_rollout_waits_for_the_renewal_that_is_due_unless_what_is_served_has_expired() {
+        let (_, since, lifetime) = secret(&[]);
+        let other = "ab".repeat(32);
+        let until = |at: UnixTime| format!("{other} {at}");
+        let (lasts, expired) = (until(since + lifetime), until(since));
+        for (annotations, waits) in [
+            (vec![], true),
+            (vec![(SERVED, &*lasts)], true),
+            (vec![(SERVED, &*expired)], false),
+            (vec![("cert-renew.io/issuer", "external")], false),
+        ] {
+            for config in [None, Some("")] {
+                let said = judged(&annotations, config).unwrap();
+                assert_eq!(said.renewal, waits, "{annotations:?} {config:?}");
+                assert_eq!(said.to_string().contains("the renewal that is due"), waits);
+            }
+        }
+    }
+
+    /// What stands on the Secret itself counts also where the config cannot be read.
+    #[test]
+    fn without_the_config_the_secret_itself_is_judged() {
+        let window = ("cert-renew.io/change-window", "Mon 00:00-00:01 UTC");
+        for config in [None, Some("")] {
+            let misread = judged(&[("cert-renew.io/verify", "web")], config);
+            assert!(misread.unwrap_err().contains("cert-renew.io/verify"));
+            let paused = judged(&[("cert-renew.io/paused", "true")], config);
+            assert!(paused.unwrap_err().contains("it is paused"));
+            let shut = judged(&[window], config).unwrap();
+            assert!(shut.opens.is_some(), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_reasons_the_one_that_ends_last_is_told() {
+        let classed = [
+            ("cert-renew.io/class", "edge"),
+            ("cert-renew.io/paused", "true"),
+        ];
+        let said = judged(&classed, Some("paused: true")).unwrap_err();
+        assert!(
+            said.starts_with("is not resumed: it belongs to another installation"),
+            "{said}"
+        );
+        let said = judged(&classed[1..], Some("paused: true")).unwrap_err();
+        assert!(said.contains("everything is paused"), "{said}");
+        let unwatched = judged(&classed, Some("watch: {namespaces: [blog]}")).unwrap_err();
+        assert!(
+            unwatched.contains("does not watch namespace shop"),
+            "{unwatched}"
+        );
+    }
 }

@@ -70,7 +70,7 @@ pub(in crate::cli) struct OperatorNamespace {
     #[arg(
         long,
         env = "POD_NAMESPACE",
-        default_value = "cert-renew",
+        default_value = cert_renew_core::verdict::NAMESPACE,
         value_name = "NAMESPACE"
     )]
     pub(in crate::cli) operator_namespace: String,

@@ -7,6 +7,7 @@
 //! decoded by the thin type.
 
 mod answer;
+mod lists;
 mod page_token;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cert_renew_core::assess;
 use cert_renew_core::config::Config;
 use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::object::thin::ThinSecret;
@@ -25,9 +27,7 @@ use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::unmanaged::{NotManaged, Unmanaged};
 use cert_renew_core::verdict::{self, Report, Verdict};
 use clap::Args;
-use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{Api, ListParams};
 use zeroize::Zeroizing;
 
 use super::Failure;
@@ -36,13 +36,12 @@ use crate::cli::connection::cluster_config;
 use crate::cli::connection::kube_flags::{Clients, OperatorNamespace, Scope};
 use crate::cli::connection::operator::Leader;
 use crate::cli::verdicts::answer::Answer;
+pub(super) use crate::cli::verdicts::lists::selections;
+use crate::cli::verdicts::lists::{labelled, list};
 use crate::cli::verdicts::page_token::PageToken;
 use crate::cluster::access::viewers::SERVICE;
-use crate::cluster::client::pages::Pages;
 use crate::net::metrics_port::access::{CLOSED, HEADER};
 
-/// Secrets in a page of a list.
-const PAGE: u32 = 250;
 /// Longest wait for the operator's answer: the API server gives up on a dead pod later.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most Secrets that are asked for one by one.
@@ -187,13 +186,7 @@ impl Wanted {
                     "it is not among the certificates that fit into an answer; ask for it alone"
                         .into()
                 }
-                None => format!(
-                    "there is no such Secret, or it is not annotated with {}, or names another class than {}, or is of \
-                     another type than {TLS_TYPE} and lacks the label {}, or is in a namespace that is not watched",
-                    keys::ISSUER,
-                    plain(class),
-                    keys::MANAGED_LABEL
-                ),
+                None => not_there(class),
             };
             say(&format!("{namespace}/{name}: {why}"));
             code = ExitCode::FAILURE;
@@ -214,26 +207,16 @@ impl Wanted {
     }
 }
 
-/// The Secrets with these labels; their data is not asked for.
-async fn labelled(
-    api: &Api<Secret>,
-    selector: &str,
-) -> Result<BTreeSet<(String, String)>, Failure> {
-    let mut pages = Pages::of(ListParams::default().labels(selector), PAGE);
-    let mut places = BTreeSet::new();
-    while let Some(params) = pages.next() {
-        let page = api.list_metadata(params).await;
-        let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
-        for item in page.items {
-            let metadata = item.metadata;
-            places.insert((
-                metadata.namespace.unwrap_or_default(),
-                metadata.name.unwrap_or_default(),
-            ));
-        }
-        pages.came(&page.metadata);
-    }
-    Ok(places)
+/// Why a Secret that was named is not among those that an operator of this class manages: one of several reasons.
+pub(super) fn not_there(class: &str) -> String {
+    format!(
+        "there is no such Secret, or it is not annotated with {}, or names another class than {}, or lacks the label {}, which \
+         one of another type than {TLS_TYPE} needs, and each where the config has watch.select: label, or is in a namespace \
+         that is not watched",
+        keys::ISSUER,
+        plain(class),
+        keys::MANAGED_LABEL
+    )
 }
 
 /// Who gave the verdicts.
@@ -285,6 +268,7 @@ impl Found {
         let report = Report {
             version: None,
             class: config.as_ref().map(|config| config.class.as_str().into()),
+            operator_namespace: Some(namespace.into()),
             replica: None,
             leader: leader.reported(),
             as_of: UnixTime::now(),
@@ -301,7 +285,8 @@ impl Found {
         let note = format!(
             "this is what the Secrets say, {of_config}: the operator could not be asked, {why}"
         );
-        let secrets = match list(client, wanted).await {
+        let takes = |namespace: &str, name: &str| wanted.takes(namespace, name);
+        let secrets = match list(client, wanted.namespace.as_deref(), takes).await {
             // The API server is not there, which is said once.
             Err(failure) if note.contains(&failure.0) => return Err(failure),
             secrets => secrets,
@@ -309,14 +294,9 @@ impl Found {
         found.tell(&leader, Some(note), operator);
         let secrets = secrets?;
         found.report.as_of = UnixTime::now();
-        let strays = found.strays(&secrets);
-        let is_managed = |secret: &&ThinSecret| {
-            let key = SecretRef::new(secret.head.namespace(), secret.head.name());
-            !strays.iter().any(|(stray, _)| *stray == key)
-        };
-        let managed = secrets.iter().filter(is_managed);
-        let judged: Vec<Verdict> = managed.filter_map(|it| found.judge(it)).collect();
+        let judged: Vec<Verdict> = secrets.iter().filter_map(|it| found.judge(it)).collect();
         found.report.certificates = judged;
+        let strays: Vec<_> = secrets.iter().filter_map(|it| found.stray(it)).collect();
         found.report.unmanaged = Unmanaged::of(strays.iter().map(|(key, stray)| (key, stray)));
         if wanted.places.as_ref().is_none_or(|it| it.len() != 1) {
             for verdict in &mut found.report.certificates {
@@ -327,29 +307,39 @@ impl Found {
         Ok(found)
     }
 
-    /// The verdict on a Secret that was read here.
+    /// The verdict on a Secret that was read here; none where it is not managed.
     pub(super) fn judge(&self, secret: &ThinSecret) -> Option<Verdict> {
         let Source::Secrets(config) = &self.source else {
             return None;
         };
-        verdict::of_secret(UnixTime::now(), secret, config.as_deref())
+        if self.stray(secret).is_some() {
+            return None;
+        }
+        let mut verdict = verdict::of_secret(UnixTime::now(), secret, config.as_deref())?;
+        if let Some(namespace) = &self.report.operator_namespace {
+            verdict.name_operator(namespace);
+        }
+        Some(verdict)
     }
 
-    /// Those of the Secrets read here that seem to be meant and are not managed.
-    fn strays(&self, secrets: &[ThinSecret]) -> Vec<(SecretRef, Stray)> {
-        let strays = secrets.iter().filter_map(|secret| {
-            // Without its config the class of the operator is not known: no Secret is of another one then.
-            let own = { secret.head.annotations() }.and_then(|it| it.get(keys::CLASS));
-            let own = own.map_or(DEFAULT_CLASS, |it| it.trim());
-            let class = self.report.class.as_deref().unwrap_or(own);
-            let key = SecretRef {
-                namespace: secret.head.namespace().into(),
-                name: secret.head.name().into(),
-            };
-            let stray = stray::of(&key, &secret.head, class)?;
-            Some((key, stray))
-        });
-        strays.collect()
+    /// A Secret that was read here and seems to be meant, and is not managed.
+    fn stray(&self, secret: &ThinSecret) -> Option<(SecretRef, Stray)> {
+        let Source::Secrets(config) = &self.source else {
+            return None;
+        };
+        let head = &secret.head;
+        let key = SecretRef::new(head.namespace(), head.name());
+        // One that has opted in is no stray, also where the issuer is its namespace's default.
+        let of_config = |config| assess::of_thin(UnixTime::now(), &key, secret, config);
+        if config.as_deref().and_then(of_config).is_some() {
+            return None;
+        }
+        // Without its config the class of the operator is not known: no Secret is of another one then.
+        let own = { head.annotations() }.and_then(|it| it.get(keys::CLASS));
+        let own = own.map_or(DEFAULT_CLASS, |it| it.trim());
+        let class = self.report.class.as_deref().unwrap_or(own);
+        let stray = stray::of(&key, head, class)?;
+        Some((key, stray))
     }
 
     /// Tells of the Secrets that seem to be meant and are not managed, as far as they are asked for.
@@ -569,38 +559,6 @@ impl Operator {
 
 async fn in_time<T>(request: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
     tokio::time::timeout(PATIENCE, request).await
-}
-
-/// What the API server selects: Secrets of the type, and others with the label.
-pub(super) fn selections() -> [ListParams; 2] {
-    let labelled = format!("{}=true", keys::MANAGED_LABEL);
-    [
-        ListParams::default().fields("type=kubernetes.io/tls"),
-        ListParams::default()
-            .labels(&labelled)
-            .fields("type!=kubernetes.io/tls"),
-    ]
-}
-
-/// The Secrets that may be annotated, by namespace and name.
-async fn list(client: &Client, wanted: &Wanted) -> Result<Vec<ThinSecret>, Failure> {
-    let api: Api<ThinSecret> = match &wanted.namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
-    let mut secrets = Vec::new();
-    for params in selections() {
-        let mut pages = Pages::of(params, PAGE);
-        while let Some(params) = pages.next() {
-            let page = api.list(params).await;
-            let page = page.map_err(|error| Failure::new("listing Secrets", &error))?;
-            let taken = |it: &ThinSecret| wanted.takes(it.head.namespace(), it.head.name());
-            secrets.extend(page.items.into_iter().filter(taken));
-            pages.came(&page.metadata);
-        }
-    }
-    secrets.sort_by_cached_key(|it| (it.head.namespace().to_owned(), it.head.name().to_owned()));
-    Ok(secrets)
 }
 
 #[cfg(test)]

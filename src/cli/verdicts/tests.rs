@@ -41,6 +41,7 @@ fn what_ends_later_than_asked_for_is_not_missing() {
     let report = Report {
         version: None,
         class: None,
+        operator_namespace: None,
         replica: None,
         leader: verdict::Leader::default(),
         as_of: NOW,
@@ -60,4 +61,82 @@ fn what_ends_later_than_asked_for_is_not_missing() {
     assert!(within(999).is_complete(&report));
     assert!(!within(1_000).is_complete(&report));
     assert!(!Wanted::default().is_complete(&report));
+}
+
+/// What the Secrets say by this config.
+fn found(config: &str) -> Found {
+    let config = Config::parse(config).unwrap();
+    let report = Report {
+        version: None,
+        class: Some(config.class.as_str().into()),
+        operator_namespace: None,
+        replica: None,
+        leader: verdict::Leader::default(),
+        as_of: NOW,
+        notices: Vec::new(),
+        unmanaged: Unmanaged::default(),
+        matching: 0,
+        left_out: 0,
+        certificates: Vec::new(),
+    };
+    Found {
+        report,
+        source: Source::Secrets(Some(Box::new(config))),
+    }
+}
+
+fn secret(annotations: &[(&str, &str)]) -> ThinSecret {
+    let annotations: std::collections::BTreeMap<_, _> = annotations.iter().copied().collect();
+    let secret = serde_json::json!({"type": TLS_TYPE,
+        "metadata": {"namespace": "shop", "name": "tls", "uid": "u", "annotations": annotations}});
+    serde_json::from_value(secret).unwrap()
+}
+
+#[test]
+fn what_its_namespace_opts_in_is_managed_and_no_stray() {
+    let names = ("cert-renew.io/names", "a.example");
+    let with_names = secret(&[names]);
+    let with_record = secret(&[names, ("state.cert-renew.io/rolled-out", "none u")]);
+    let issuers = "issuers: {le: {directory: \"https://ca.example/\"}}\n";
+    let by_default = format!("{issuers}defaults: {{namespaces: {{shop: {{issuer: le}}}}}}");
+    for secret in [&with_record, &with_names] {
+        let found = found(&by_default);
+        assert_eq!(found.stray(secret), None);
+        let issuer = found.judge(secret).map(|it| it.issuer);
+        assert_eq!(issuer.as_deref(), Some("le"));
+    }
+    for secret in [&with_record, &with_names] {
+        let found = found(issuers);
+        assert!(found.stray(secret).is_some());
+        assert_eq!(found.judge(secret), None);
+    }
+}
+
+/// `status` leaves out what is not managed, and so does `status --watch`.
+#[test]
+fn what_is_not_managed_has_no_verdict() {
+    let found = found("issuers: {}");
+    let misspelt = [
+        ("cert-renew.io/issuer", "le"),
+        ("cert-renew.io/class", "defualt"),
+    ];
+    let secret = secret(&misspelt);
+    let own = verdict::of_secret(NOW, &secret, None);
+    assert!(own.is_some() && found.stray(&secret).is_some());
+    assert_eq!(found.judge(&secret), None);
+}
+
+#[test]
+fn each_reason_why_a_secret_is_not_there_is_named() {
+    let said = not_there("edge");
+    for reason in [
+        "no such Secret",
+        "cert-renew.io/issuer",
+        "another class than edge",
+        "another type than kubernetes.io/tls",
+        "watch.select: label",
+        "not watched",
+    ] {
+        assert!(said.contains(reason), "{reason}: {said}");
+    }
 }

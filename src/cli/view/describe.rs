@@ -444,6 +444,7 @@ mod tests {
         let report = Report {
             version: Some("0.1.0".into()),
             class: Some("default".into()),
+            operator_namespace: None,
             replica: Some("cert-renew-0".into()),
             leader: Leader {
                 name: Some("cert-renew-1".into()),

@@ -49,7 +49,7 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
         let labels = labels(&client, namespace, &config).await?;
         let rows = rows(&config, namespace, labels.as_ref());
         if config.paused {
-            say("nothing is asked for at present: the config has paused: true");
+            say(paused(args.config.config.is_some()));
         }
         match args.output.of_program(&rows)? {
             Some(text) => print!("{text}"),
@@ -63,6 +63,14 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// That nothing is asked for by a config with `paused: true`, which is in force, or stands in a file.
+fn paused(in_a_file: bool) -> &'static str {
+    match in_a_file {
+        true => "nothing would be asked for with this file: it has paused: true",
+        false => "nothing is asked for at present: the config has paused: true",
+    }
 }
 
 /// The namespace's labels, if the config asks for them; None also if the user may not read them.
@@ -183,6 +191,12 @@ issuers:
     allow: [{namespaces: [ops], names: [\"10.0.0.0/8\"]}]
 defaults: {namespaces: {shop-eu: {issuer: letsencrypt}}}
 ";
+
+    #[test]
+    fn a_file_says_nothing_of_the_present() {
+        assert!(paused(false).contains("at present"));
+        assert!(!paused(true).contains("at present"));
+    }
 
     #[test]
     fn a_namespace_sees_what_it_may_ask_for() {

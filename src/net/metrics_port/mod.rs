@@ -80,6 +80,8 @@ pub struct State {
     pub remembered: Recall,
     /// Who leads at an instant.
     pub leader: Arc<dyn Fn(UnixTime) -> Leader + Send + Sync>,
+    /// The operator's own namespace.
+    pub namespace: Arc<str>,
     /// The name of this replica: the pod's name.
     pub replica: Arc<str>,
     /// When the process started.
@@ -289,6 +291,7 @@ mod tests {
             failures: Arc::new(|_| 0),
             remembered: Arc::new(|_, _, _| Remembered::default()),
             leader: Arc::new(|_| Leader::default()),
+            namespace: "ops".into(),
             replica: "pod".into(),
             started: UnixTime(1),
             review: Arc::new(|_| Box::pin(async { Err("nobody is to be asked".into()) })),
@@ -314,6 +317,11 @@ mod tests {
             ("GET /?state=due&q=x", 200, "Nothing matches"),
             ("POST /", 405, ""),
             ("GET /api/certificates", 200, "\"certificates\":[]"),
+            (
+                "GET /api/certificates",
+                200,
+                "\"operatorNamespace\":\"ops\"",
+            ),
             (
                 "GET /api/certificates?state=zzz",
                 400,

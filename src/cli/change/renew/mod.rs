@@ -27,7 +27,8 @@ use kube::api::{Api, ListParams};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use self::verdict::{Verdict, Wish, verdict};
+pub(super) use self::verdict::Verdict;
+use self::verdict::{Wish, verdict};
 use super::secret::{annotate, get};
 use crate::cli::connection::kube_flags::{OperatorNamespace, Scope};
 use crate::cli::connection::operator::Operator;
@@ -95,7 +96,7 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
             now.to_string()
         };
         let wish = Wish {
-            value: &value,
+            value: Some(&value),
             force: args.force,
             is_broken: false,
         };
@@ -119,8 +120,9 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
                      cannot be read",
                     operator.namespace
                 ),
-                Verdict::Nothing(why) => {
+                refused => {
                     code = ExitCode::FAILURE;
+                    let why = refused.refusal().unwrap_or_default();
                     println!("{place}: not asked for: {why}");
                     continue;
                 }
@@ -157,7 +159,7 @@ async fn ask(
 ) -> Result<Verdict, Failure> {
     let secret = get(client, namespace, name).await?;
     let verdict = judge(client, &secret, operator, wish).await?;
-    if !matches!(verdict, Verdict::Nothing(_)) {
+    if verdict.refusal().is_none() {
         let patch = json!({"metadata": {"annotations": {keys::RENEW_NOW: wish.value}}});
         annotate(client, namespace, name, &patch).await?;
     }
@@ -185,31 +187,24 @@ async fn judge(
     Ok(verdict(UnixTime::now(), secret, wish, view, account))
 }
 
-/// Why a certificate that is revoked would not be replaced, as far as that is known here.
-pub(super) async fn no_replacement(
+/// What the operator makes in place of a certificate that is revoked, as far as that is known here.
+pub(super) async fn of_revoked(
     client: &Client,
     secret: ThinSecret,
     fingerprint: &str,
     operator: &Operator,
-) -> Result<Option<String>, Failure> {
-    if let Some(why) = operator.out_of_action() {
-        return Ok(Some(why));
-    }
+) -> Result<Verdict, Failure> {
     let mut annotations = secret.head.annotations().cloned().unwrap_or_default();
     // Alone it is no opt-in.
     if secret.head.concerns_us() {
         annotations.insert(keys::REVOKED.to_owned(), fingerprint.to_owned());
     }
     let wish = Wish {
-        value: fingerprint,
+        value: None,
         force: true,
         is_broken: false,
     };
-    let verdict = judge(client, &secret.annotated(annotations), operator, wish).await?;
-    Ok(match verdict {
-        Verdict::Nothing(why) => Some(why),
-        Verdict::Renews | Verdict::Waits(_) | Verdict::Unknown(_) => None,
-    })
+    judge(client, &secret.annotated(annotations), operator, wish).await
 }
 
 /// Whether the pair in the Secret is of no use: read again with its key, which nothing else here needs.
@@ -300,7 +295,8 @@ impl Wait<'_> {
                 held = self.held(&secret).await?;
                 look = Instant::now() + LOOK;
             }
-            let progress = Progress::of(&secret, self.wish.value, held.as_deref());
+            let value = self.wish.value.unwrap_or_default();
+            let progress = Progress::of(&secret, value, held.as_deref());
             if progress != told {
                 println!("{namespace}/{name}: {progress}");
                 told = progress;
@@ -323,9 +319,8 @@ impl Wait<'_> {
         }
         Ok(
             match judge(self.client, secret, &operator, self.wish).await? {
-                Verdict::Nothing(why) => Some(why),
                 Verdict::Waits(opens) => Some(format!("its change window opens at {opens}")),
-                Verdict::Renews | Verdict::Unknown(_) => None,
+                other => other.refusal().map(ToOwned::to_owned),
             },
         )
     }

@@ -1,7 +1,7 @@
 //! Whether asking for a renewal would do anything, and if not, why. Pure.
 
 use cert_renew_core::assess::{self, Assessment};
-use cert_renew_core::config::{Config, Labels, Unseen, WatchConfig};
+use cert_renew_core::config::{Config, Labels};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{self, AccountId, Claim, Hold, IssuanceHistory};
 use cert_renew_core::secret::declared;
@@ -10,15 +10,16 @@ use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::settings::{IssuerRef, NamespaceDefaults, Problem, Settings};
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::hash::hash;
-use cert_renew_core::text::shown;
 use cert_renew_core::time::{UnixTime, duration};
 use cert_renew_core::verdict::Why;
+
+use crate::cli::change::passed_over::{OfClass, PassedOver, passed_over};
 
 /// A request for a renewal that is about to be written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish<'a> {
-    /// The value of `renew-now`.
-    pub(super) value: &'a str,
+    /// The value of `renew-now`; none where something else asks for it, which forgets no back-off.
+    pub(super) value: Option<&'a str>,
     /// Whether the value forces the renewal.
     pub(super) force: bool,
     /// Whether key and certificate do not belong together, or no server can load them: a good cause.
@@ -27,15 +28,40 @@ pub(super) struct Wish<'a> {
 
 /// What will be done about a wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::cli::change) enum Verdict {
     /// It is renewed, for all that can be known here.
     Renews,
     /// It is renewed when its change window opens.
     Waits(UnixTime),
     /// Nothing is known against it, as this part of the operator cannot be read.
     Unknown(&'static str),
+    /// Nothing would happen before this instant, and why.
+    NotBefore(UnixTime, String),
+    /// It is left to another installation.
+    OfClass(OfClass),
     /// Nothing would happen, and why.
     Nothing(String),
+}
+
+impl Verdict {
+    /// Why nothing would happen now, or not by this installation.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Renews | Self::Waits(_) | Self::Unknown(_) => None,
+            Self::NotBefore(_, why) | Self::OfClass(OfClass { why, .. }) | Self::Nothing(why) => {
+                Some(why)
+            }
+        }
+    }
+}
+
+impl From<PassedOver> for Verdict {
+    fn from(why: PassedOver) -> Self {
+        match why {
+            PassedOver::Nothing(why) => Self::Nothing(why),
+            PassedOver::OfClass(of) => Self::OfClass(of),
+        }
+    }
 }
 
 /// Judges a wish by the Secret, and by as much of the operator as is known.
@@ -60,36 +86,18 @@ pub(super) fn verdict(
         Some(settings) if head.concerns_us() => settings,
         _ => return nothing(not_annotated(secret, config.is_some())),
     };
-    let left_alone = || left_alone(head).filter(|_| settings.issuer != IssuerRef::External);
+    if let Some(why) = passed_over(secret, &settings, config) {
+        return why.into();
+    }
+    if let Some(why) = left_alone(head).filter(|_| settings.issuer != IssuerRef::External) {
+        return nothing(why);
+    }
     let Some(config) = config else {
-        let unseen = WatchConfig::default().misses(head.namespace(), is_tls(secret), head.managed);
-        let unseen = unseen.map(|unseen| of_unseen(unseen, secret));
-        return match unseen
-            .or_else(left_alone)
-            .or_else(|| undeclared(head))
-            .or_else(|| of_settings(&settings, &problems))
-        {
+        return match undeclared(head).or_else(|| of_settings(&settings, &problems)) {
             Some(why) => nothing(why),
             None => Verdict::Unknown("its config"),
         };
     };
-    if let Some(unseen) = { &config.watch }.misses(head.namespace(), is_tls(secret), head.managed) {
-        return nothing(of_unseen(unseen, secret));
-    }
-    if !settings.is_for(&config.class) {
-        return nothing(format!(
-            "it belongs to another installation, {}: {}, and this one is of class {}",
-            keys::CLASS,
-            settings.class.as_deref().unwrap_or("default"),
-            config.class
-        ));
-    }
-    if config.paused {
-        return nothing("everything is paused: the config has paused: true".into());
-    }
-    if let Some(why) = left_alone() {
-        return nothing(why);
-    }
     let key = SecretRef {
         namespace: head.namespace().into(),
         name: head.name().into(),
@@ -98,19 +106,25 @@ pub(super) fn verdict(
     let Some(assessment) = assess::of_thin_labelled(now, &key, secret, view) else {
         return nothing(not_annotated(secret, true));
     };
-    if let Some(why) = of_settings(&assessment.settings, &assessment.problems)
-        // Close to its end it is renewed although an annotation cannot be followed.
-        && !matches!(assessment.renewal, Ok(due) if due.at <= now && assessment.leaf.is_ok())
-    {
-        return nothing(why);
+    if let Some(why) = of_settings(&assessment.settings, &assessment.problems) {
+        match assessment.renewal {
+            // Close to its end it is renewed although an annotation cannot be followed.
+            Ok(due) if due.at <= now && assessment.leaf.is_ok() => {}
+            Ok(due) if assessment.leaf.is_ok() => return Verdict::NotBefore(due.at, why),
+            _ => return nothing(why),
+        }
     }
     if let Err(never) = assessment.renewal {
         return nothing(of_never(never, &assessment));
     }
     let account = account(assessment.account);
     let unread = account.is_none();
-    match held(now, &assessment, wish, &account.unwrap_or_default()) {
-        Some(why) => nothing(why),
+    let mut account = account.unwrap_or_default();
+    // With other settings than those that failed it is tried at once.
+    let (subject, settings) = (hash(&key.to_string()), head.digest());
+    account.mend(|tried| tried.subject == subject && tried.settings != settings);
+    match held(now, &assessment, wish, &account) {
+        Some((until, why)) => Verdict::NotBefore(until, why),
         None if unread => Verdict::Unknown("its failure history"),
         None => assessment.opens.map_or(Verdict::Renews, Verdict::Waits),
     }
@@ -138,27 +152,6 @@ fn of_settings(settings: &Settings, problems: &[Problem]) -> Option<String> {
 
 fn is_tls(secret: &ThinSecret) -> bool {
     secret.kind == cert_renew_core::secret::data::data_keys::TLS_TYPE
-}
-
-/// Why the operator does not see it.
-fn of_unseen(unseen: Unseen, secret: &ThinSecret) -> String {
-    let label = keys::MANAGED_LABEL;
-    let head = &secret.head;
-    match unseen {
-        Unseen::Namespace => format!(
-            "cert-renew does not watch namespace {}: it is not among watch.namespaces of the config",
-            head.namespace()
-        ),
-        Unseen::Type => format!(
-            "cert-renew does not see it: it is of type {}, and a Secret of another type than kubernetes.io/tls needs the label \
-             {label}: \"true\"",
-            shown(&secret.kind)
-        ),
-        Unseen::Label => format!(
-            "cert-renew does not see it: the config has watch.select: label, so that each Secret needs the label {label}: \
-             \"true\""
-        ),
-    }
 }
 
 /// Why it is not written, whatever it asks for.
@@ -207,13 +200,13 @@ fn of_never(never: Never, assessment: &Assessment) -> String {
     }
 }
 
-/// The hold that would stop the renewal.
+/// The hold that would stop the renewal, and its end.
 fn held(
     now: UnixTime,
     assessment: &Assessment,
     wish: Wish<'_>,
     account: &IssuanceHistory,
-) -> Option<String> {
+) -> Option<(UnixTime, String)> {
     let reason = match assessment.renewal {
         // Another cause comes before the wish.
         Ok(due)
@@ -227,14 +220,14 @@ fn held(
     };
     let own = assessment.claim(reason);
     let claim = Claim {
-        wish: Some(hash(wish.value)),
+        wish: wish.value.map(hash).or(own.wish),
         caused: own.caused || wish.force || wish.is_broken,
         ..own
     };
     let hold = claim.hold(now, account)?;
     let window = duration::human(claim.window(account));
     let until = hold.until();
-    Some(match hold {
+    let why = match hold {
         Hold::TooYoung { .. } => {
             let lifetime = assessment.leaf.as_ref().map_or_else(
                 |_| String::new(),
@@ -259,13 +252,15 @@ fn held(
              for from {until} on",
             rate_limits::UNSCHEDULED_A_WEEK
         ),
-    })
+    };
+    Some((until, why))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use cert_renew_core::schedule::rate_limits::TriedWith;
     use serde_json::json;
 
     use super::*;
@@ -317,9 +312,8 @@ mod tests {
         account: Option<&IssuanceHistory>,
     ) -> Verdict {
         let none = std::collections::BTreeMap::new();
-        let value = "now";
         let wish = Wish {
-            value,
+            value: Some("now"),
             force,
             is_broken: false,
         };
@@ -413,7 +407,7 @@ mod tests {
                 Some(&config),
                 Some(&IssuanceHistory::default()),
             );
-            let Verdict::Nothing(why) = &said else {
+            let Some(why) = said.refusal() else {
                 panic!("{annotations:?} {more}: {said:?}");
             };
             assert!(why.contains(expected), "{annotations:?}: {why}");
@@ -438,10 +432,11 @@ mod tests {
         )
         .unwrap();
         let said = judge(young, &secret, false, Some(&config), Some(&account));
-        let Verdict::Nothing(why) = &said else {
+        let until = since + lifetime / 10;
+        let Verdict::NotBefore(at, why) = &said else {
             panic!("{said:?}");
         };
-        let until = since + lifetime / 10;
+        assert_eq!(*at, until);
         for part in [&until.to_string(), "--force", "tenth"] {
             assert!(why.contains(part), "{part}: {why}");
         }
@@ -464,12 +459,74 @@ mod tests {
         };
         for force in [false, true] {
             let said = judge(at, &secret, force, Some(&config), Some(&account));
-            let Verdict::Nothing(why) = &said else {
+            let Verdict::NotBefore(until, why) = &said else {
                 panic!("{said:?}");
             };
             let free = at - DAY * 4 + DAY * 7;
+            assert_eq!(*until, free);
             assert!(why.contains(&free.to_string()), "{why}");
         }
+    }
+
+    /// What asks for it without a value of `renew-now`, such as `revoked`, forgets no back-off.
+    #[test]
+    fn without_a_wish_a_back_off_holds_until_its_end() {
+        let config = config("");
+        let annotations = [("issuer", "le"), ("names", "a.example")];
+        let (secret, since, lifetime) = secret("kubernetes.io/tls", &annotations);
+        let (at, key) = (since + lifetime / 2, SecretRef::new("shop", "tls"));
+        let until = at + DAY;
+        let tried = |settings| TriedWith {
+            config: 1,
+            subject: hash(&key.to_string()),
+            settings,
+        };
+        let own = secret.head.digest();
+        for (value, tried_with, expected) in [
+            (None, None, Some(until)),
+            (None, Some(tried(own)), Some(until)),
+            // The operator tries other settings at once.
+            (None, Some(tried(own + 1)), None),
+            (Some("now"), Some(tried(own)), None),
+        ] {
+            let account = IssuanceHistory {
+                retry_at: Some(until.0),
+                tried_with,
+                ..IssuanceHistory::default()
+            };
+            let wish = Wish {
+                value,
+                force: true,
+                is_broken: false,
+            };
+            let none = std::collections::BTreeMap::new();
+            let view = (Some(&config), Labels::Are(&none));
+            let said = match verdict(at, &secret, wish, view, |_| Some(account.clone())) {
+                Verdict::NotBefore(until, _) => Some(until),
+                Verdict::Renews => None,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(said, expected, "{value:?} {tried_with:?}");
+        }
+    }
+
+    /// A misread annotation holds a renewal up as long as enough life is left.
+    #[test]
+    fn what_is_held_up_is_renewed_when_little_life_is_left() {
+        let misread = [
+            ("issuer", "le"),
+            ("names", "a.example"),
+            ("key-type", "dsa"),
+        ];
+        let (secret, since, lifetime) = secret("kubernetes.io/tls", &misread);
+        let at = since + lifetime / 2;
+        let account = IssuanceHistory::default();
+        let said = judge(at, &secret, true, Some(&config("")), Some(&account));
+        let Verdict::NotBefore(until, why) = said else {
+            panic!("{said:?}");
+        };
+        assert!(until > at && until < since + lifetime, "{until}");
+        assert!(why.contains("key-type"), "{why}");
     }
 
     #[test]

@@ -16,12 +16,13 @@ use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::Fingerprint;
 use cert_renew_core::config::Config;
 use cert_renew_core::rollout::{ChangedKeys, How, Request, Step, Workload};
+use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::parts::{self, Parts};
+use cert_renew_core::secret::settings::DEFAULT_CLASS;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::workload::RolloutMode;
-use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::{Verdict, Why};
 use clap::Parser;
@@ -32,7 +33,7 @@ use self::obstacles::Looker;
 use crate::cli::connection::kube_flags::Scope;
 use crate::cli::connection::operator::Leader;
 use crate::cli::output::{Output, Screen, Table};
-use crate::cli::verdicts::{Operator, Wanted, nobody_leads, say, selections};
+use crate::cli::verdicts::{Operator, Wanted, nobody_leads, not_there, say, selections};
 use crate::cli::{CommandResult, Failure, block_on};
 use crate::cluster::client::pages::Pages;
 use crate::process::config_file;
@@ -124,7 +125,7 @@ fn is_zero(number: &usize) -> bool {
 pub(in crate::cli) fn run(args: Args) -> CommandResult {
     let file = args.config.as_deref().map(config_file::load).transpose();
     let file = file.map_err(|faults| Failure(faults.to_string()))?;
-    let (rows, missing) = block_on(async {
+    let (rows, missing, class) = block_on(async {
         let clients = args.scope.clients().await?;
         let client = &clients.api;
         let wanted = Wanted::of(client, &args.scope, &args.names, args.selector.as_deref());
@@ -134,9 +135,9 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
             && !args.preflight
             && let Some(refusal) = told::refusal(&clients, &args.scope).await
         {
-            let rows = told::rows(&clients, &args.operator, &wanted, &refusal).await?;
+            let (rows, class) = told::rows(&clients, &args.operator, &wanted, &refusal).await?;
             let missing = missing(&wanted, &rows);
-            return Ok((rows, missing));
+            return Ok((rows, missing, class));
         }
         let config = match file {
             Some(config) => config,
@@ -155,15 +156,14 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
             }
         }
         let missing = missing(&wanted, &rows);
-        Ok((rows, missing))
+        let class: Box<str> = config.class.as_str().into();
+        Ok((rows, missing, Some(class)))
     })?;
     let screen = Screen::of_stdout();
     print!("{}", text(UnixTime::now(), rows, args.output, screen)?);
     for (namespace, name) in &missing {
-        say(&format!(
-            "{namespace}/{name}: there is no such Secret, or it is not annotated with {}, or cert-renew does not watch it",
-            keys::ISSUER
-        ));
+        let why = not_there(class.as_deref().unwrap_or(DEFAULT_CLASS));
+        say(&format!("{namespace}/{name}: {why}"));
     }
     Ok(if missing.is_empty() {
         ExitCode::SUCCESS

@@ -23,7 +23,7 @@ pub(super) async fn refusal(clients: &Clients, scope: &Scope) -> Option<kube::Er
     matches!(&error, kube::Error::Api(status) if status.code == 403).then_some(error)
 }
 
-/// The plan by the operator's word, said in the first line of standard error.
+/// The plan by the operator's word, said in the first line of standard error; and its class.
 ///
 /// # Errors
 /// When the operator cannot be asked either.
@@ -32,7 +32,7 @@ pub(super) async fn rows(
     operator: &Operator,
     wanted: &Wanted,
     refusal: &kube::Error,
-) -> Result<Vec<Row>, Failure> {
+) -> Result<(Vec<Row>, Option<Box<str>>), Failure> {
     let Failure(refused) = Failure::new("listing Secrets", refusal);
     let report = operator.report(&clients.once, wanted).await;
     let report = report.map_err(|why| {
@@ -49,7 +49,8 @@ pub(super) async fn rows(
     say(&format!(
         "{nobody}you may not list Secrets {place}: this is what the operator says, with the workloads of each last rollout"
     ));
-    Ok(report.certificates.iter().map(row).collect())
+    let rows = report.certificates.iter().map(row).collect();
+    Ok((rows, report.class))
 }
 
 fn row(verdict: &Verdict) -> Row {

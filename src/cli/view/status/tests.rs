@@ -80,6 +80,7 @@ fn report() -> Report {
     Report {
         version: None,
         class: None,
+        operator_namespace: None,
         replica: None,
         leader: Leader::default(),
         as_of: now,

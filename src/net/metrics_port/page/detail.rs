@@ -1,9 +1,10 @@
 //! The view of one Secret: all that the verdict says, and commands to copy.
 
+use cert_renew_core::schedule::rate_limits::grown_up;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::relative;
 use cert_renew_core::verdict::detail::{Detail, Serves};
-use cert_renew_core::verdict::{State, Verdict, Why};
+use cert_renew_core::verdict::{Report, State, Verdict, Why, for_operator_in};
 use maud::{Markup, html};
 
 use super::cells::{class, instant, renewed_at, trouble};
@@ -16,7 +17,7 @@ const RUNBOOK: &str = "https://github.com/cert-renew/cert-renew/blob/main/docs/r
 pub(super) fn view(
     place: &str,
     verdict: Option<&Verdict>,
-    now: UnixTime,
+    report: &Report,
     scale: Scale,
     places: &mut Places,
 ) -> Markup {
@@ -24,7 +25,7 @@ pub(super) fn view(
         p { a href="." { "All certificates" } }
         @match verdict {
             None => p { "There is no annotated Secret " (Shown(place)) " that this installation knows of." },
-            Some(verdict) => (known(verdict, now, scale, places)),
+            Some(verdict) => (known(verdict, report, scale, places)),
         }
     }
 }
@@ -37,7 +38,8 @@ pub(super) fn not_managed(place: &str, text: &str) -> Markup {
     }
 }
 
-fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Markup {
+fn known(row: &Verdict, report: &Report, scale: Scale, places: &mut Places) -> Markup {
+    let now = report.as_of;
     html! {
         div.two {
             (facts(row, now, scale, places))
@@ -46,7 +48,7 @@ fn known(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
                 h2 { "Events" }
                 (events(now, row))
                 h2 { "Commands" }
-                (commands(now, row))
+                (commands(report, row))
             }
         }
     }
@@ -255,13 +257,18 @@ fn may_be_asked_for(row: &Verdict) -> bool {
 
 /// Whether the certificate is younger than a tenth of its lifetime, so that a new one has to be forced.
 fn is_young(now: UnixTime, row: &Verdict) -> bool {
+    let written = row.detail.as_ref().and_then(|it| it.renewed);
     let validity = row.not_before.zip(row.not_after);
-    validity.is_some_and(|(from, to)| now < from + to.since(from) / 10)
+    validity.is_some_and(|(from, to)| now < grown_up(from, to, written))
 }
 
 /// What tells more, and what asks for a new one.
-fn commands(now: UnixTime, row: &Verdict) -> Markup {
+fn commands(report: &Report, row: &Verdict) -> Markup {
     let (namespace, name) = (&row.namespace, &row.name);
+    let here = |command: &str| match &report.operator_namespace {
+        Some(namespace) => for_operator_in(namespace, command),
+        None => command.to_owned(),
+    };
     let mut all = vec![
         (
             "All about it",
@@ -274,7 +281,7 @@ fn commands(now: UnixTime, row: &Verdict) -> Markup {
     ];
     if may_be_asked_for(row) {
         let renew = format!("cert-renew renew {namespace}/{name} --wait");
-        all.push(if is_young(now, row) {
+        all.push(if is_young(report.as_of, row) {
             let what = "A new certificate now, although this one is young: it counts against the CA's limits";
             (what, format!("{renew} --force"))
         } else {
@@ -285,7 +292,7 @@ fn commands(now: UnixTime, row: &Verdict) -> Markup {
         dl.one {
             @for (what, command) in &all {
                 dt { (what) }
-                dd { code { (Shown(command)) } }
+                dd { code { (Shown(&here(command))) } }
             }
         }
     }
@@ -296,25 +303,58 @@ mod tests {
     use cert_renew_core::testing::entries::{NOW, index};
 
     use super::super::rows::copy;
+    use super::super::rows::tests::report;
     use super::*;
 
     #[test]
     fn a_command_that_would_be_refused_is_not_shown() {
         let rows = copy(NOW, &index(), &|_| 0);
         let healthy = rows.iter().find(|row| *row.name == *"healthy").unwrap();
-        for (days, forced) in [(8, true), (10, false)] {
-            let from = UnixTime(NOW.0 - days * 86_400);
+        let ago = |days: i64| UnixTime(NOW.0 - days * 86_400);
+        for (days, written, forced) in [
+            (8, None, true),
+            (10, None, false),
+            // Its age counts from when it was written.
+            (10, Some(8), true),
+            (10, Some(10), false),
+            (8, Some(40), true),
+        ] {
+            let from = ago(days);
+            let detail = Detail {
+                renewed: written.map(ago),
+                ..Detail::default()
+            };
             let row = Verdict {
                 not_before: Some(from),
                 not_after: Some(UnixTime(from.0 + 90 * 86_400)),
+                detail: Some(Box::new(detail)),
                 ..healthy.clone()
             };
-            let html = commands(NOW, &row).into_string();
+            let html = commands(&report(), &row).into_string();
             assert!(
                 html.contains("cert-renew renew shop/healthy --wait"),
                 "{html}"
             );
-            assert_eq!(html.contains("--force"), forced, "{days} days: {html}");
+            assert_eq!(
+                html.contains("--force"),
+                forced,
+                "{days} {written:?}: {html}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_command_names_an_operator_that_it_would_not_find() {
+        let rows = copy(NOW, &index(), &|_| 0);
+        let healthy = rows.iter().find(|row| *row.name == *"healthy").unwrap();
+        for (namespace, count) in [("cert-renew", 0), ("ops", 3)] {
+            let report = Report {
+                operator_namespace: Some(namespace.into()),
+                ..report()
+            };
+            let html = commands(&report, healthy).into_string();
+            let named = html.matches("--operator-namespace ops").count();
+            assert_eq!(named, count, "{html}");
         }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn render(answer: &Answer, query: &Query) -> Page {
                 Shown(&place).to_string(),
                 match report.unmanaged.text_of(&key.namespace, &key.name) {
                     Some(text) if rows.is_empty() => detail::not_managed(&place, text),
-                    _ => detail::view(&place, rows.first(), report.as_of, scale, &mut places),
+                    _ => detail::view(&place, rows.first(), report, scale, &mut places),
                 },
             )
         }

@@ -93,6 +93,9 @@ where
             rows::detail(&index, &mut rows, &key, &*state.remembered);
         }
         drop(index);
+        for row in &mut rows {
+            row.name_operator(&state.namespace);
+        }
         let report = Report {
             unmanaged: unmanaged(&state, &query),
             ..report(&state, now)
@@ -126,6 +129,7 @@ fn report(state: &super::State, now: UnixTime) -> Report {
     Report {
         version: Some(env!("CARGO_PKG_VERSION").into()),
         class: Some(state.config.borrow().class.as_str().into()),
+        operator_namespace: Some((*state.namespace).into()),
         replica: Some((*state.replica).into()),
         leader: (state.leader)(now),
         as_of: now,

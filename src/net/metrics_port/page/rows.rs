@@ -407,6 +407,7 @@ pub(super) mod tests {
         Report {
             version: None,
             class: None,
+            operator_namespace: None,
             replica: Some("pod-<1>".into()),
             leader: Leader::default(),
             as_of: entries::NOW,

@@ -61,10 +61,18 @@ pub(super) fn runbook(row: &Verdict) -> Option<&'static str> {
         State::Absent | State::Unreadable | State::PairBroken => "certrenewcertificatemissing",
         State::RolloutFailing if row.rollout == Rollout::Halted => "certrenewrollouthalted",
         State::RolloutFailing if row.stale_pods > 0 => "certrenewservedcertificatestale",
-        State::RolloutFailing => "certrenewrolloutincomplete",
+        State::RolloutFailing if lacks(row) => "certrenewrolloutincomplete",
+        // It was interrupted, or waits for a workload.
+        State::RolloutFailing => "certrenewrenewednotrolledout",
         State::Blocked => "certrenewrenewalblocked",
         State::Due | State::Held | State::Paused | State::Ok => return None,
     })
+}
+
+/// Whether pods without the certificate are left in a workload that was not well before, or that holds pods back.
+fn lacks(row: &Verdict) -> bool {
+    let mut workloads = { row.used_by.iter() }.flat_map(|it| &it.workloads);
+    workloads.any(|(_, has)| has.lacks_since().is_some())
 }
 
 /// An instant to the minute.
@@ -111,13 +119,24 @@ mod tests {
                 assert!(runbook_page.contains(&heading), "{section}");
             }
         }
-        let of = |name: &str| runbook(rows.iter().find(|row| *row.name == *name).unwrap());
-        for (name, section) in [
-            ("halted", "certrenewrollouthalted"),
-            ("failing-rollout", "certrenewservedcertificatestale"),
-            ("incomplete", "certrenewrolloutincomplete"),
+        let row = |name: &str| rows.iter().find(|row| *row.name == *name).unwrap();
+        let used_by = |text: &str| Verdict {
+            used_by: Some(text.parse().unwrap()),
+            ..row("incomplete").clone()
+        };
+        let interrupted = used_by("2023-11-14T22:13:20Z deployment/api=kept");
+        let incomplete = used_by("2023-11-14T22:13:20Z deployment/api=lacks:2023-11-14T21:13:20Z");
+        for (name, row, section) in [
+            ("halted", row("halted"), "certrenewrollouthalted"),
+            (
+                "failing-rollout",
+                row("failing-rollout"),
+                "certrenewservedcertificatestale",
+            ),
+            ("incomplete", &incomplete, "certrenewrolloutincomplete"),
+            ("interrupted", &interrupted, "certrenewrenewednotrolledout"),
         ] {
-            assert_eq!(of(name), Some(section), "{name}");
+            assert_eq!(runbook(row), Some(section), "{name}");
             assert!(
                 runbook_page.contains(&format!("\n## {section}\n")),
                 "{section}"

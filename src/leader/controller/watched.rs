@@ -221,13 +221,14 @@ impl Controller {
     fn show(&self, key: &SecretRef, secret: &ThinSecret, assessment: &Assessment) {
         let has_room = self.index().has_room(key);
         // Read before the index is locked.
-        let chain = if has_room { secret.above() } else { None };
-        let shown = Shown {
-            chain: chain.map(Arc::new),
+        let shown = has_room.then(|| Shown {
+            chain: secret.above().map(Arc::new),
             ..assessment.shown(&secret.head)
-        };
+        });
         let mut index = self.index();
-        index.show(key, shown);
+        if let Some(shown) = shown {
+            index.show(key, shown);
+        }
         index.tell_problems(key, &assessment.problem_texts());
     }
 

@@ -2,7 +2,7 @@
 //! for, and the texts of problems.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::room::Shares;
@@ -33,16 +33,24 @@ pub(super) struct Chain {
 #[derive(Debug, Default)]
 pub(super) struct Named {
     shown: HashMap<Id, Shown>,
-    /// How many each namespace has.
+    /// How many each namespace has, and which.
     shares: Shares,
+    ids: HashMap<Arc<str>, BTreeSet<Id>>,
 }
 
 impl Named {
     /// Shows nothing of a Secret any more.
     pub(super) fn forget(&mut self, id: Id, namespace: &Arc<str>) {
-        if self.shown.remove(&id).is_some() {
-            let had = self.shares.of(namespace);
-            self.shares.set(namespace, had - 1);
+        if self.shown.remove(&id).is_none() {
+            return;
+        }
+        let had = self.shares.of(namespace);
+        self.shares.set(namespace, had - 1);
+        if let Some(ids) = self.ids.get_mut(namespace) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.ids.remove(namespace);
+            }
         }
     }
 
@@ -55,6 +63,7 @@ impl Named {
     fn insert(&mut self, id: Id, namespace: &Arc<str>, shown: Shown) {
         let had = self.shares.of(namespace);
         self.shares.set(namespace, had + 1);
+        { self.ids.entry(Arc::clone(namespace)).or_default() }.insert(id);
         self.shown.insert(id, shown);
     }
 }
@@ -96,15 +105,14 @@ impl Index {
 
     /// Shows nothing any more of a Secret of the namespace that has most, if there is no place for one of another.
     fn make_place(&mut self, of: &Arc<str>) {
-        let Named { shown, shares } = &self.named;
+        let Named { shown, shares, ids } = &self.named;
         if shown.len() < NAMED {
             return;
         }
         let Some(largest) = shares.more_than(shares.of(of) + 1).cloned() else {
             return;
         };
-        let is_of = |id: &&Id| self.table.namespace(**id).is_some_and(|it| it == largest);
-        if let Some(id) = shown.keys().find(is_of).copied() {
+        if let Some(id) = { ids.get(&largest) }.and_then(|ids| ids.last().copied()) {
             self.named.forget(id, &largest);
         }
     }

@@ -24,7 +24,7 @@ use crate::rollout::{Happening, Outcome, Rollout};
 use crate::telemetry::stage::Stage;
 
 /// Most Secrets of one batch that are concluded at the same time: one workload may serve thousands.
-const CONCLUSIONS: usize = 100;
+const CONCLUSIONS: usize = 1_000;
 
 /// How a Secret's workloads were rolled.
 type Ended = (Box<str>, Outcome);

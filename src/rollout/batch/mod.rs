@@ -38,7 +38,7 @@ use crate::rollout::rollouts::Rollouts;
 /// Delay after the API server refused a request.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Delay until a Secret is looked at for which the others of its batch left no room.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(5);
 /// Delay until a bad pair, or a stale one that is served, is looked at again if the watch brings nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// Delay until a halt or a paused workload is looked at again, so that a rollout goes on within a minute after somebody
@@ -56,11 +56,7 @@ impl Rollouts {
         let roller = self.roller();
         let room = self.room.of(&namespace);
         if room.is_refused() {
-            tracing::info!(%namespace, secrets = tickets.len(), why = FULL, "not restarted yet");
-            for ticket in tickets {
-                ticket.finish(Finished::Later(UnixTime::now() + AGAIN, Some(FULL.into())));
-            }
-            return;
+            return self.put_off_all(tickets, &room).await;
         }
         let looks = self.look_at_all(tickets, &room);
         let (workloads, looks) = futures::join!(roller.list(&namespace), looks);
@@ -151,6 +147,16 @@ impl Rollouts {
             batch.carry_out(open, since).await;
         };
         futures::join!(told, recorded, carried_out);
+    }
+
+    /// Looks at Secrets for whose rollouts there is no room: nothing is read, and what is lost is put back all the same.
+    async fn put_off_all(&self, tickets: Vec<TaskHandle>, room: &Share<'_>) {
+        let looks = self.look_at_all(tickets, room).await;
+        let looks = self.put_back(looks).await;
+        tracing::info!(namespace = %room.namespace(), secrets = looks.len(), why = FULL, "not restarted yet");
+        for (ticket, _) in looks {
+            ticket.finish(Finished::Later(UnixTime::now() + AGAIN, Some(FULL.into())));
+        }
     }
 
     /// Records, one after the other, the Secrets for which nothing is to be rolled. Nothing waits for it.

@@ -247,7 +247,7 @@ impl Rollouts {
         }
         let weight = workloads.iter().map(Workload::weight).sum::<usize>()
             + requests.iter().map(Request::weight).sum::<usize>();
-        if !room.take(weight) {
+        if !room.take_whole(weight) {
             tracing::info!(%namespace, "the pods and Jobs that nothing restarts are not looked for: the rollouts of the namespace already hold as much as they may");
             return;
         }

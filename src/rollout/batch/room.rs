@@ -21,7 +21,7 @@ const OF_ALL: usize = 3 * OF_NAMESPACE;
 /// What each namespace may hold however much others hold: some six hundred workloads.
 const OF_EACH: usize = 2 * 1024 * 1024;
 /// With less room than this no look begins: nearly all would be for nothing.
-const LITTLE: usize = 64 * 1024;
+const LITTLE: usize = 256 * 1024;
 /// Said of a Secret for which there is no room.
 pub(super) const FULL: &str =
     "waits until other rollouts have ended: they hold as much memory as they may";
@@ -73,6 +73,10 @@ pub(super) struct Share<'a> {
 }
 
 impl Share<'_> {
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Whether no further look is worth its requests: there is no room for what it finds.
     pub(super) fn is_refused(&self) -> bool {
         self.is_refused.load(Ordering::Relaxed)
@@ -98,20 +102,35 @@ impl Share<'_> {
         has_room
     }
 
+    /// The same for what cannot be divided: it may be more, if no other batch of the namespace holds anything.
+    pub(super) fn take_whole(&self, bytes: usize) -> bool {
+        let mut taken = self.room.0.lock();
+        let has_room = bytes <= self.left_for_one(&taken);
+        if has_room {
+            self.add(&mut taken, bytes);
+        }
+        has_room
+    }
+
     /// Takes all that is left, for a plan. One Secret's workloads cannot be divided: they may be more, if no other batch
     /// of the namespace holds anything. Returns the bytes that were taken, of which the plan leaves some.
     pub(super) fn take_for_plan(&self) -> (usize, Allowance) {
         let mut taken = self.room.0.lock();
-        let own = self.of_namespace(&taken);
-        let for_all = taken.left(own);
-        let is_alone = own == *self.bytes.lock();
-        let for_one = if is_alone {
-            for_all.max(OF_ALL.saturating_sub(taken.all))
-        } else {
-            for_all
-        };
+        let for_all = taken.left(self.of_namespace(&taken));
+        let for_one = self.left_for_one(&taken);
         self.add(&mut taken, for_one);
         (for_one, Allowance { for_all, for_one })
+    }
+
+    fn left_for_one(&self, taken: &Taken) -> usize {
+        let own = self.of_namespace(taken);
+        let is_alone = own == *self.bytes.lock();
+        let whole = if is_alone {
+            OF_ALL.saturating_sub(taken.all)
+        } else {
+            0
+        };
+        taken.left(own).max(whole)
     }
 
     fn of_namespace(&self, taken: &Taken) -> usize {

@@ -68,6 +68,10 @@ impl<'a> Looks<'a> {
             // Within the time that a permit is valid for, however many Secrets the workload uses.
             let mut looked = stream::iter(missing)
                 .map(|secret| async move {
+                    // Another step may have looked meanwhile.
+                    if self.has(&secret, waited) {
+                        return Ok(());
+                    }
                     let looked = self.look(&secret).await;
                     looked.map_err(|withdrawal| (secret, withdrawal))
                 })

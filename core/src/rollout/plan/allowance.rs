@@ -37,7 +37,7 @@ impl Taken {
         }
     }
 
-    /// Takes room for one more Secret, of which so far none is rolled out if it is the `first`: whether there is any.
+    /// Takes room for one more Secret, the `first` that is rolled out or not: whether there is any.
     pub(super) fn take(&mut self, bytes: usize, first: bool) -> bool {
         let all = self.bytes.saturating_add(bytes);
         let fits = all <= self.allowance.for_all || (first && all <= self.allowance.for_one);

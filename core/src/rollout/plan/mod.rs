@@ -71,7 +71,8 @@ pub fn plan_within(
         let bytes = allowance::of_users(&users)
             + allowance::of_remarks(&remarks)
             + allowance::of_steps(request, rolled, is_new);
-        if !taken.take(bytes, steps.is_empty()) {
+        let first = verdict == Decision::Roll && steps.is_empty();
+        if !taken.take(bytes, first) {
             let put_off = (request.secret.clone(), Decision::PutOff);
             plan.verdicts.push(put_off);
             continue;

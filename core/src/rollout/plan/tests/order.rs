@@ -18,6 +18,26 @@ fn a_canary_goes_on_baking_after_a_restart_of_the_operator() {
     assert_eq!(waits, [NOW + bake]);
 }
 
+/// Whoever may edit a Secret may take its record away, or write that there is none.
+#[test]
+fn a_secret_without_a_record_is_not_urgent() {
+    let requests = [
+        request("a", "new", None),
+        request("b", "new", Some(RolledOut::None)),
+        request("c", "new", served("old", 9)),
+    ];
+    let urgent: Vec<bool> = requests
+        .iter()
+        .map(|request| request.served_until() < UnixTime::NEVER)
+        .collect();
+    assert_eq!(urgent, [false, false, true]);
+    let objects = ["a", "b", "c"].map(|name| web(name, &[name], &[(name, "older")]));
+    let plan = planned(&requests, objects.into());
+    let order: Vec<&str> = plan.steps.iter().map(|it| &*it.workload.id.name).collect();
+    assert_eq!(order.first(), Some(&"c"), "{order:?}");
+    assert_eq!(plan.steps[1].urgency, UnixTime::NEVER);
+}
+
 #[test]
 fn one_canary_then_the_rest_then_the_broken() {
     let objects = vec![

@@ -1,4 +1,11 @@
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use http::{Request, Response};
+use kube::client::Body;
+use tower::service_fn;
 
 use super::*;
 
@@ -134,4 +141,47 @@ fn an_account_has_128_bits_in_the_ledger() {
     for odd in ["", "7", "g123456789abcdef", "0123456789abcdef0"] {
         assert!(odd.parse::<AccountId>().is_err(), "{odd}");
     }
+}
+
+/// Two writes in flight could land in the wrong order.
+#[tokio::test(start_paused = true)]
+async fn one_write_runs_at_a_time_and_the_last_has_what_memory_holds() {
+    let (running, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let bodies: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (at_most, written) = (Arc::clone(&most), Arc::clone(&bodies));
+    let server = service_fn(move |request: Request<Body>| {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&at_most));
+        let written = Arc::clone(&written);
+        async move {
+            most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let body = request
+                .into_body()
+                .collect_bytes()
+                .await
+                .unwrap_or_default();
+            { written.lock() }.push(String::from_utf8_lossy(&body).into_owned());
+            running.fetch_sub(1, Ordering::SeqCst);
+            let map = br#"{"metadata": {"name": "ledger"}}"#.to_vec();
+            Ok::<_, Infallible>(Response::new(Body::from(map)))
+        }
+    });
+    let ledger = Ledger::new(&Client::new(server, "cert-renew"), "cert-renew");
+    let changes = (1..=5).map(|failures| {
+        ledger.update("shop", 1.into(), move |account| {
+            account.failures = failures;
+            account.retry_at = Some(NOW.0 * 2);
+        })
+    });
+    for written in futures::future::join_all(changes).await {
+        written.unwrap();
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+    let bodies = bodies.lock();
+    let last = bodies.last().unwrap();
+    assert!(last.contains(r#"\"failures\":5"#), "{last}");
+    assert!(
+        bodies.len() < 5,
+        "a writer writes what others have changed meanwhile"
+    );
 }

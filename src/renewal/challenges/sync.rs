@@ -131,6 +131,7 @@ mod tests {
 
     use futures::future::join_all;
     use tokio::sync::Semaphore;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -155,6 +156,20 @@ mod tests {
         permits.add_permits(100);
         join_all((0..500).map(|_| on_miss())).await;
         assert!(begun.load(Ordering::Relaxed) <= 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_look_begins_in_a_second_however_many_tokens_are_asked_for() {
+        let (on_miss, permits, begun) = looks();
+        permits.add_permits(100);
+        let start = Instant::now();
+        for _ in 0..10 {
+            // What is asked for after a look began needs another.
+            sleep(Duration::from_millis(1)).await;
+            on_miss().await;
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), 10);
+        assert!(start.elapsed() >= LOOKUPS * 9, "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -258,3 +258,20 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The account of those names may be that of other namespaces too.
+    #[test]
+    fn labels_that_cannot_be_read_delay_their_own_secret_only() {
+        let unread = cluster::Error::Unavailable {
+            what: "reading the labels of namespace shop".into(),
+            message: "it is gone".into(),
+            code: Some(503),
+        };
+        assert!(Failure::Labels(unread).is_of_the_secret());
+        assert!(!Failure::Stopped.is_of_the_secret());
+    }
+}

@@ -270,7 +270,7 @@ async fn renew_refuses_what_would_not_happen() -> Result<()> {
     ] {
         let (code, text) = renew(wrong)?;
         ensure!(
-            code != 0 && text.contains("expected") || text.contains("namespace"),
+            code != 0 && (text.contains("expected") || text.contains("namespace")),
             "{wrong:?}: {text}"
         );
     }

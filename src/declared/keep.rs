@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cert_renew_core::declaration::decide::{self, Decision, Wanted};
 use cert_renew_core::declaration::mirror::{Mirror, REFUSED};
 use cert_renew_core::declaration::register::Register;
-use cert_renew_core::declaration::{Declaration, MOST_OF_SECRET, Source};
+use cert_renew_core::declaration::{Declaration, Source};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::object::head::Head;
@@ -139,7 +139,6 @@ impl Declared {
     async fn look(&self, key: &SecretRef, class: &str) -> Result<Look, Error> {
         let client = &self.shared.client;
         let mut sources = self.register.lock().sources(key);
-        sources.truncate(MOST_OF_SECRET);
         // A write on the Secret is refused if it has changed since.
         let secret = declarations::secret(client, key).await?;
         let recorded = { secret.as_ref() }.map(|it| decide::recorded(key, it));

@@ -4,11 +4,11 @@
 //! reads everything afresh. A Secret needs a look if what was given to it is not what is declared, or if what stands on a
 //! declaration is not what stands on its Secret. So a start at which all is as it should be reads nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::mirror::{self, Mirror};
-use super::{Brief, Declaration, Source, digest};
+use super::{Brief, Declaration, MOST_OF_SECRET, Source, digest};
 use crate::secret::SecretRef;
 use crate::secret::declared::{Record, is_marked};
 use crate::secret::keys;
@@ -21,8 +21,8 @@ use crate::verdict::State;
 pub struct Register {
     scopes: Vec<Scope>,
     secrets: HashMap<SecretRef, Known>,
-    /// The Secret that each declares, by namespace and object.
-    of: HashMap<(Arc<str>, Source), SecretRef>,
+    /// The Secret that each declares and what is kept of it, by namespace and object.
+    of: HashMap<(Arc<str>, Source), (SecretRef, Brief)>,
     waiting: HashSet<SecretRef>,
 }
 
@@ -39,8 +39,9 @@ struct Scope {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Sorted by age.
-    declarations: Vec<Brief>,
+    /// By age. Anybody may make any number, so whatever happens for each event goes by the age of one, or through
+    /// [`MOST_OF_SECRET`] of them.
+    declarations: BTreeSet<Brief>,
     made: Option<Made>,
 }
 
@@ -150,24 +151,23 @@ impl Register {
             named.insert(place.clone());
         }
         let key = declaration.key(Arc::clone(namespace));
-        let before = self.of.insert(place, key.clone());
-        if let Some(before) = before {
-            self.remove(&before, &brief.source);
+        let before = self.of.insert(place, (key.clone(), brief.clone()));
+        if let Some((before, was)) = before {
+            self.remove(&before, &was);
             if before != key {
                 self.wait(&before);
             }
         }
         let known = self.secrets.entry(key.clone()).or_default();
-        let at = known.declarations.partition_point(|it| *it < brief);
-        known.declarations.insert(at, brief);
+        known.declarations.insert(brief);
         self.wait(&key);
     }
 
     /// An object is gone, or declares nothing any more.
     pub fn gone(&mut self, namespace: &Arc<str>, source: &Source) {
         let place = (Arc::clone(namespace), source.clone());
-        if let Some(key) = self.of.remove(&place) {
-            self.remove(&key, source);
+        if let Some((key, was)) = self.of.remove(&place) {
+            self.remove(&key, &was);
             self.wait(&key);
         }
     }
@@ -198,11 +198,11 @@ impl Register {
         }
     }
 
-    /// The declarations of a Secret, the oldest first.
+    /// The declarations of a Secret that count, the oldest first.
     #[must_use]
     pub fn sources(&self, key: &SecretRef) -> Vec<Source> {
         let known = self.secrets.get(key).into_iter();
-        let briefs = known.flat_map(|it| it.declarations.iter());
+        let briefs = known.flat_map(Known::that_count);
         briefs.map(|it| it.source.clone()).collect()
     }
 
@@ -212,18 +212,16 @@ impl Register {
         let Some(known) = self.secrets.get(key) else {
             return false;
         };
-        let of = digest(key, known.declarations.iter());
         match known.made {
             None => !known.declarations.is_empty(),
             Some(made) if known.declarations.is_empty() => {
                 !made.is_gone && self.is_listed(&key.namespace)
             }
             Some(made) => {
-                let mut told = known.declarations.iter().map(|it| it.told);
                 made.is_gone
-                    || made.of != of
                     || !made.is_intact
-                    || told.any(|told| told != made.told)
+                    || known.that_count().any(|it| it.told != made.told)
+                    || made.of != digest(key, known.that_count())
             }
         }
     }
@@ -257,9 +255,9 @@ impl Register {
         }
     }
 
-    fn remove(&mut self, key: &SecretRef, source: &Source) {
+    fn remove(&mut self, key: &SecretRef, was: &Brief) {
         if let Some(known) = self.secrets.get_mut(key) {
-            known.declarations.retain(|it| it.source != *source);
+            known.declarations.remove(was);
         }
         self.tidy(key);
     }
@@ -270,6 +268,12 @@ impl Register {
             self.secrets.remove(key);
             self.waiting.remove(key);
         }
+    }
+}
+
+impl Known {
+    fn that_count(&self) -> impl Iterator<Item = &Brief> {
+        self.declarations.iter().take(MOST_OF_SECRET)
     }
 }
 

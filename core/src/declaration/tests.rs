@@ -7,6 +7,7 @@ use super::*;
 use crate::config::Config;
 use crate::secret::declared::{Record, is_undeclared};
 use crate::secret::object::thin::ThinSecret;
+use crate::testing::slower_than_linear_in;
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 
@@ -386,4 +387,70 @@ fn a_list_that_is_begun_again_while_it_is_followed_forgets_nothing_that_it_names
     }
     register.open([Some("elsewhere".into())]);
     assert!(register.sources(&key("tls")).is_empty());
+}
+
+/// This number of declarations of one Secret, each as old as its number.
+fn many(number: usize) -> Vec<Declaration> {
+    let mut first = config_map("tls", 9, &SOUND);
+    first.secret = "tls".into();
+    (0..number)
+        .map(|age| Declaration {
+            source: Source {
+                name: format!("tls-{age}").into(),
+                ..first.source.clone()
+            },
+            created: UnixTime(i64::try_from(age).unwrap()),
+            ..first.clone()
+        })
+        .collect()
+}
+
+#[test]
+fn of_thousands_of_declarations_of_a_secret_only_those_that_count_are_waited_for() {
+    let shop: Arc<str> = "shop".into();
+    let mut all = many(MOST_OF_SECRET + 1);
+    let before = made(&all[..MOST_OF_SECRET]);
+    let told = Mirror::of_secret(&secret("kubernetes.io/tls", &before).head, None);
+    for declaration in &mut all[..MOST_OF_SECRET] {
+        declaration.told = told.clone();
+    }
+    let mut register = Register::default();
+    register.open([None]);
+    register.begin(0);
+    for declaration in &all {
+        register.declared(0, &shop, declaration);
+    }
+    register.listed(0);
+    seen(&mut register, &before);
+    assert_eq!(register.sources(&key("tls")).len(), MOST_OF_SECRET);
+    assert!(
+        !register.is_outdated(&key("tls")),
+        "nothing is ever told to the youngest"
+    );
+    // It counts when an older one goes.
+    register.gone(&shop, &all[0].source);
+    assert!(register.is_outdated(&key("tls")));
+}
+
+#[test]
+fn thousands_of_declarations_of_a_secret_take_no_more_than_linear_time() {
+    let shop: Arc<str> = "shop".into();
+    // A declaration for each 64 bytes of a text: at most 16,384.
+    let made = |length: usize| many(length / 64);
+    let slow = slower_than_linear_in(made, |all| {
+        let mut register = Register::default();
+        register.open([None]);
+        // Twice: a list that begins again names all of them.
+        for _ in 0..2 {
+            register.begin(0);
+            for declaration in all {
+                register.declared(0, &shop, declaration);
+            }
+            register.listed(0);
+        }
+        for declaration in all {
+            register.gone(&shop, &declaration.source);
+        }
+    });
+    assert_eq!(slow, None);
 }

@@ -48,7 +48,12 @@ impl Record {
     /// The record on a Secret; `None` if there is none, or it is another Secret's.
     #[must_use]
     pub fn read(key: &SecretRef, head: &Head) -> Option<Self> {
-        let text = head.annotation(keys::DECLARATION)?;
+        Self::parse(key, head.annotation(keys::DECLARATION)?)
+    }
+
+    /// Reads the annotation, which anybody may have written; `None` if it is no record, or another Secret's.
+    #[must_use]
+    pub fn parse(key: &SecretRef, text: &str) -> Option<Self> {
         let read = |text: &str| serde_json::from_str::<Written>(text).ok();
         let written = Some(text)
             .filter(|it| it.len() <= MOST_BYTES)

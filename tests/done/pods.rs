@@ -77,13 +77,13 @@ async fn pods_below_a_partition_that_were_started_since_have_the_certificate() -
     let held = [("/spec/updateStrategy", strategy)];
     make(&space, "StatefulSet", "db", "tls", &held).await?;
     let before = ready(&space, "db", 2).await?;
-    // The API server's clock has whole seconds: only a later one is certainly after the write.
+    // Stamps have whole seconds, and clocks may differ by one: only what is two later is certainly after the write.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let request = Request {
         written: Some(cert_renew_core::time::UnixTime::now()),
         ..due("tls", "new")
     };
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
     let pods: Api<Pod> = Api::namespaced(space.client.clone(), &space.name);
     for pod in pods_of(&space, "db").await? {
         let params = DeleteParams::default();
@@ -213,10 +213,10 @@ async fn a_deployment_made_anew_that_has_adopted_older_pods_is_rolled() -> Resul
         make(&space, "Deployment", name, "tls", &[]).await?;
         ready(&space, name, 2).await?;
     }
-    // The API server's clock has whole seconds: only a later one is certainly after the write.
+    // Stamps have whole seconds, and clocks may differ by one: only what is two later is certainly after the write.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let written = cert_renew_core::time::UnixTime::now();
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
     let deployments = space.workloads("Deployment");
     deployments
         .delete("adopts", &DeleteParams::orphan())

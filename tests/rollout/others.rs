@@ -14,7 +14,7 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use test_bench::objects::Space;
-use test_bench::{Bench, Result, ensure, eventually};
+use test_bench::{Bench, Context as _, Result, ensure, eventually};
 
 use crate::rolling::{
     SOON, config, counted, due, full, make, merge, pods_of, ready, roll, roll_by, roll_with,
@@ -159,10 +159,10 @@ async fn who_restarted_it_after_the_write_has_done_our_work() -> Result<()> {
     }
     let restart = json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}}});
     merge(&space, "Deployment", "before", restart.clone()).await?;
-    // The API server's clock has whole seconds: only a later one is certainly after the write.
+    // Stamps have whole seconds, and clocks may differ by one: only what is two later is certainly after the write.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let written = UnixTime::now();
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
     merge(&space, "Deployment", "after", restart).await?;
     let came = roll(
         &space,
@@ -189,10 +189,10 @@ async fn a_workload_that_was_made_after_the_write_is_not_restarted() -> Result<(
     let space = Space::new(Bench::shared().await?.client()?, "newer", "").await?;
     make(&space, "Deployment", "before", "tls", &[]).await?;
     ready(&space, "before", 2).await?;
-    // The API server's clock has whole seconds: only a later one is certainly after the write.
+    // Stamps have whole seconds, and clocks may differ by one: only what is two later is certainly after the write.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let written = UnixTime::now();
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
     make(&space, "Deployment", "after", "tls", &[]).await?;
     ready(&space, "after", 2).await?;
     let request = Request {
@@ -206,6 +206,26 @@ async fn a_workload_that_was_made_after_the_write_is_not_restarted() -> Result<(
         ["rolled deployment/before", "unchanged deployment/after"]
     );
     assert_eq!(space.generation("Deployment", "after").await?, 1);
+    Ok(())
+}
+
+/// The clock of the API server that stamped the Secret may be a second behind that of the one that stamped the workload.
+#[tokio::test]
+async fn a_workload_that_was_made_within_a_second_of_the_write_is_restarted() -> Result<()> {
+    let space = Space::new(Bench::shared().await?.client()?, "skewed", "").await?;
+    make(&space, "Deployment", "web", "tls", &[]).await?;
+    ready(&space, "web", 2).await?;
+    let made = { space.workloads("Deployment").get("web").await? }
+        .metadata
+        .creation_timestamp
+        .context("no creationTimestamp")?;
+    let request = Request {
+        written: Some(UnixTime(made.0.as_second() - 1)),
+        ..due("tls", "new")
+    };
+    let came = roll(&space, request).await?;
+    assert!(came.done("tls"), "{came:?}");
+    assert_eq!(came.happened, ["rolled deployment/web"]);
     Ok(())
 }
 

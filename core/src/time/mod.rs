@@ -20,6 +20,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Smallest jump, in seconds: less is a clock correction, or a slow loop.
 const LEAST_JUMP: u64 = 60;
 
+/// Most by which the clocks of the API servers of one cluster differ.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
+
 /// Seconds since 1970-01-01T00:00:00Z, negative before; printed and parsed as RFC 3339 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixTime(pub i64);
@@ -46,6 +49,13 @@ impl UnixTime {
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_secs(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// Whether this is after `earlier` although another API server may have stamped it: their stamps are cut to whole
+    /// seconds, and the clocks of the servers of one cluster may differ by a second.
+    #[must_use]
+    pub fn is_certainly_after(self, earlier: Self) -> bool {
+        self.since(earlier) > CLOCKS_DIFFER
     }
 
     /// The instant as a jiff timestamp, clamped to the years that jiff knows (-9999 to 9999).
@@ -166,6 +176,12 @@ impl Sub<Duration> for UnixTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_stamps_the_later_one_is_certain_by_two_seconds() {
+        let after = |seconds: i64| UnixTime(1_000 + seconds).is_certainly_after(UnixTime(1_000));
+        assert_eq!([-5, 0, 1, 2].map(after), [false, false, false, true]);
+    }
 
     #[test]
     fn a_clock_that_is_set_jumps_and_a_machine_that_was_suspended_does_not() {

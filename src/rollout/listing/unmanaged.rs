@@ -48,7 +48,7 @@ pub(in crate::rollout) struct PodWire {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct JobWire {
+pub(in crate::rollout) struct JobWire {
     metadata: Meta,
     spec: JobSpec,
     status: JobStatus,
@@ -131,7 +131,7 @@ impl PodWire {
 }
 
 impl JobWire {
-    fn read(self) -> Option<Unmanaged> {
+    pub(in crate::rollout) fn read(self) -> Option<Unmanaged> {
         let mut conditions = self.status.conditions.iter();
         let ended = conditions.any(|it| it.is_true("Complete") || it.is_true("Failed"));
         if ended || self.spec.suspend == Some(true) {
@@ -183,7 +183,7 @@ fn of((kind, name): (&str, &str)) -> Vec<WorkloadRef> {
 impl Unmanaged {
     /// Whether it uses the Secret by one of these references to it, and has an earlier leaf of it.
     fn uses(&self, request: &Wanted, references: &[&Reference]) -> bool {
-        let newer = |written| self.created.is_some_and(|created| created > written);
+        let newer = |written| { self.created }.is_some_and(|at| at.is_certainly_after(written));
         let mut references = references.iter();
         !request.written.is_some_and(newer) && references.any(|it| it.takes(&request.keys))
     }

@@ -284,7 +284,7 @@ impl Roller {
         // An older template means older pods, or replacements of single ones: not worth a question.
         if current
             .template_touched
-            .is_none_or(|touched| touched <= written)
+            .is_none_or(|touched| !touched.is_certainly_after(written))
             || current.status.wanted == 0
         {
             return false;
@@ -315,7 +315,7 @@ impl Roller {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let later = |pod: &PartialObjectMeta<Pod>| {
             let created = pod.metadata.creation_timestamp.as_ref();
-            created.is_some_and(|created| UnixTime(created.0.as_second()) > written)
+            created.is_some_and(|at| UnixTime(at.0.as_second()).is_certainly_after(written))
         };
         let mut stays = false;
         let mut pages = Pages::of(ListParams::default().labels(&current.selector), PAGE);

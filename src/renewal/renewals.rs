@@ -1,6 +1,7 @@
 //! What all renewals hold together, and one renewal's view of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cert_renew_core::index::Observed;
 use cert_renew_core::schedule::token_bucket::TokenBucket;
@@ -26,6 +27,10 @@ use crate::solver::http01_self_check::SharedRoutes;
 /// that do not name them.
 const LOOKUPS: u32 = 50;
 
+/// Longest renewal. An order with a record goes on from there. The parts of a renewal, each with a deadline of its own,
+/// seldom add up to it.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+
 /// What all renewals hold together.
 pub struct Renewals {
     /// What renewals share with rollouts and the controller.
@@ -49,6 +54,8 @@ pub struct Renewals {
     pub(super) dns01: dns01::Solver,
     /// The Ingresses and HTTPRoutes of ours, with their users.
     pub(super) routes: SharedRoutes,
+    /// Longest renewal: it gives its place back after this, whatever it waits for.
+    pub(super) longest: Duration,
 }
 
 /// The names of the workloads that use a Secret, or that it names; none where that cannot be told soon. Rollouts know it,
@@ -94,6 +101,7 @@ impl Renewals {
             challenges: ChallengeStore::default(),
             validations: Validations::default(),
             routes: SharedRoutes::default(),
+            longest: LONGEST,
             shared,
         }
     }

@@ -11,7 +11,7 @@ use cert_renew_core::config::{Config, Issuer, Labels};
 use cert_renew_core::schedule::due::{Never, Reason};
 use cert_renew_core::schedule::rate_limits::{Claim, TriedWith};
 use cert_renew_core::secret::declared;
-use cert_renew_core::secret::object::full::FullSecret;
+use cert_renew_core::secret::object::full::LightSecret;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::hash::hash;
@@ -28,7 +28,7 @@ use crate::renewal::outcome::failure::{Failure, FailureContext};
 
 /// A Secret as it is now, and what it asks for.
 pub(super) struct RenewalTarget {
-    pub(super) secret: FullSecret,
+    pub(super) secret: LightSecret,
     pub(super) assessment: Assessment,
     /// The issuer that the Secret names.
     pub(super) home: Arc<str>,
@@ -77,7 +77,7 @@ impl Renewal<'_> {
     /// # Errors
     /// When it, or the labels of a namespace where they matter, cannot be read, or the config has no such issuer.
     pub(super) async fn read(self, now: UnixTime) -> Result<Option<RenewalTarget>, Failure> {
-        let mut secret = match secrets::get(&self.shared.client, self.key).await {
+        let secret = match secrets::get(&self.shared.client, self.key).await {
             Err(cluster::Error::NotFound { .. }) => return Ok(None),
             secret => secret?,
         };
@@ -107,9 +107,9 @@ impl Renewal<'_> {
         let needed = { settings.pkcs12_password_key.as_deref() }
             .into_iter()
             .chain(outputs);
-        secret.lighten(&needed.collect::<Vec<&str>>());
+        let needed: Vec<&str> = needed.collect();
         let fresh = RenewalTarget {
-            secret,
+            secret: secret.lighten(&needed),
             assessment,
             home: Arc::clone(&issuer_name),
             labels,

@@ -168,6 +168,11 @@ pub async fn by_credentials(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use tokio::net::UdpSocket;
+
     use super::*;
 
     #[test]
@@ -242,5 +247,45 @@ mod tests {
         };
         let found = static_checks(&asked, &directory(none, false), &config);
         assert_eq!(found, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn an_order_asks_for_a_bounded_number_of_caa_records() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = socket.local_addr().unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        // Answers each question with nothing.
+        let answers = tokio::spawn(async move {
+            let mut packet = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut packet).await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                packet[2] |= 0x80;
+                let _ = socket.send_to(&packet[..length], from).await;
+            }
+        });
+        let directory: Directory = serde_json::from_str(
+            r#"{"newNonce": "", "newAccount": "", "newOrder": "", "meta": {"caaIdentities": ["ca.example"]}}"#,
+        )
+        .unwrap();
+        let config = format!("issuers: {{}}\ndns: {{nameservers: ['{server}']}}");
+        let config = Config::parse(&config).unwrap();
+        // A hundred names of sixty labels.
+        let below = "a.".repeat(58);
+        let names: Vec<Name> = (0..100)
+            .map(|number| format!("n{number}.{below}example").parse().unwrap())
+            .collect();
+        let order = PlannedOrder {
+            names: &names,
+            profile: None,
+            lifetime: None,
+            issuer: &Issuer::default(),
+            account: None,
+            key_type: None,
+        };
+        assert_eq!(by_caa(&order, &directory, &config).await, [""; 0]);
+        let asked = asked.load(Ordering::Relaxed);
+        assert!((1..=QUESTIONS).contains(&asked), "{asked} questions");
+        answers.abort();
     }
 }

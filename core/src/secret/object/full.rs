@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -38,6 +39,18 @@ pub struct FullSecret {
     pub data: Data,
 }
 
+/// A Secret without what a renewal does not need, which is what it keeps while the CA works: only
+/// [`FullSecret::lighten`] makes one.
+pub struct LightSecret(FullSecret);
+
+impl Deref for LightSecret {
+    type Target = FullSecret;
+
+    fn deref(&self) -> &FullSecret {
+        &self.0
+    }
+}
+
 /// Most bytes of data that a renewal keeps: a chain of about a dozen certificates, or a bundle, and its other forms.
 const MOST_DATA: usize = 256 * 1024;
 /// Most field managers that a renewal keeps.
@@ -56,9 +69,10 @@ impl FullSecret {
         keepers::of(&self.owners, &self.managers)
     }
 
-    /// Drops what a renewal does not need: it keeps the Secret while the CA works, and dozens run at a time.
+    /// Drops what a renewal does not need: dozens run at a time.
     /// Certificate and key are kept, then the data keys in `needed`, in this order.
-    pub fn lighten(&mut self, needed: &[&str]) {
+    #[must_use]
+    pub fn lighten(mut self, needed: &[&str]) -> LightSecret {
         let DataKeys {
             certificate, key, ..
         } = self.place();
@@ -76,6 +90,7 @@ impl FullSecret {
         self.data = kept;
         { &mut self.managers }.retain(|manager| manager.owns_data || manager.names_certificate);
         self.managers.truncate(MOST_MANAGERS);
+        LightSecret(self)
     }
 
     /// When its data was last written, by the API server's clock; `None` if managedFields do not say.
@@ -179,6 +194,28 @@ mod tests {
     use serde_json::{Value, from_value, json};
 
     use super::*;
+
+    #[test]
+    fn a_renewal_keeps_of_a_secret_what_it_needs_and_no_more_than_a_quarter_of_a_megabyte() {
+        let value = |bytes: usize| STANDARD.encode(vec![b'x'; bytes]);
+        let manager =
+            |fields: Value| json!({"manager": "x", "operation": "Update", "fieldsV1": fields});
+        let mut managers = vec![manager(json!({"f:metadata": {}}))];
+        managers.extend(vec![manager(json!({"f:data": {}})); 2 * MOST_MANAGERS]);
+        let secret: FullSecret = from_value(json!({
+            "metadata": {"name": "a", "namespace": "b", "managedFields": managers},
+            "type": "kubernetes.io/tls",
+            "data": {
+                "tls.crt": value(1_000), "tls.key": value(100), "pass": value(10), "bulk": value(1 << 20),
+                "large": value(MOST_DATA),
+            },
+        }))
+        .unwrap();
+        let light = secret.lighten(&["pass", "large"]);
+        let kept: Vec<&str> = light.data.keys().map(String::as_str).collect();
+        assert_eq!(kept, ["pass", "tls.crt", "tls.key"]);
+        assert_eq!(light.managers.len(), MOST_MANAGERS);
+    }
 
     #[test]
     fn who_really_keeps_a_secret_is_known_from_what_is_left_over() {

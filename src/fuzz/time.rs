@@ -8,9 +8,12 @@
 //! `cargo test` tries the known shapes until the time can be measured, and a second of random ones. `make fuzz` tries
 //! all of them up to the size of the largest Secret, and goes on with random ones.
 
+use cert_renew_core::declaration::Declaration;
+use cert_renew_core::declaration::decide::Wanted;
 use cert_renew_core::rollout::HaltNote;
 use cert_renew_core::schedule::rate_limits;
 use cert_renew_core::secret::data::data_keys::{DataKeys, TLS_TYPE};
+use cert_renew_core::secret::declared;
 use cert_renew_core::secret::object::thin::ObservedSecret;
 use cert_renew_core::secret::parts::ChainAndCa;
 use cert_renew_core::secret::state::IssuedBy;
@@ -82,6 +85,20 @@ pub(crate) const READERS: &[Reader] = &[
             let _ = Settings::read(&annotations, false, &NamespaceDefaults::default());
         }
     }),
+    ("a ConfigMap that declares", |input| {
+        let declaration = serde_json::from_slice(input)
+            .ok()
+            .and_then(|metadata| Declaration::of_config_map(&metadata, "default"));
+        if let Some(declaration) = declaration {
+            let key = declaration.key("a");
+            drop(Wanted::of(&key, &[declaration]));
+        }
+    }),
+    ("records of declarations", |input| {
+        let key = SecretRef::new("a", "b");
+        let text = String::from_utf8_lossy(input);
+        drop(declared::Record::parse(&key, &text));
+    }),
     ("DataKeys::of", |input| {
         let text = String::from_utf8_lossy(input);
         let _ = DataKeys::of("Opaque", Some(&text));
@@ -102,6 +119,7 @@ pub(crate) const READERS: &[Reader] = &[
         drop(serde_json::from_slice::<Report>(input));
     }),
     ("answers of a CA", crate::acme::fuzz::read),
+    ("answers of DNS hosts", crate::solver::dns01::read),
     ("TXT records", crate::solver::dns_persist01::tests::read),
     ("CAA records", crate::solver::caa::tests::read),
     ("Config::parse", |input| {
@@ -235,6 +253,26 @@ pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
             plain(b"ca.example;validationmethods=", b"x,", b"dns-01"),
         ),
         ("quotes", plain(b"{\"a\":\"", b"\\\"", b"\"}")),
+        (
+            "hosted zones",
+            plain(b"", b"<HostedZone><Name>b.example.</Name></HostedZone>", b""),
+        ),
+        (
+            "private zones",
+            plain(
+                br#"{"managedZones":["#,
+                br#"{"name":"a","visibility":"private"},"#,
+                br#"{}]}"#,
+            ),
+        ),
+        (
+            "names that a ConfigMap declares",
+            plain(
+                br#"{"name":"a","labels":{"cert-renew.io/certificate":"true"},"annotations":{"cert-renew.io/names":""#,
+                b"*.b.example,",
+                br#""}}"#,
+            ),
+        ),
         ("YAML documents", plain(b"", b"---\nkind: Secret\n", b"")),
         ("YAML lists", plain(b"kind: ", b"- ", b"x")),
     ];
@@ -288,6 +326,22 @@ pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
     all.push((
         "links that differ",
         differing("", |number| format!("<{number:06}>;rel=alternate,"), ""),
+    ));
+    all.push((
+        "settings that a ConfigMap declares",
+        differing(
+            r#"{"name":"a","labels":{"cert-renew.io/certificate":"true"},"annotations":{"#,
+            |number| format!(r#""cert-renew.io/{number:06}":"x","#),
+            r#""cert-renew.io/names":"a.example"}}"#,
+        ),
+    ));
+    all.push((
+        "a record of many declarations",
+        differing(
+            r#"{"secret":"a/b","by":["#,
+            |number| format!(r#""ConfigMap/{number:010}","#),
+            r#""x"],"of":"00","given":{}}"#,
+        ),
     ));
     all.push(("many names", Box::new(names)));
     all.push(("many extensions", Box::new(odd)));

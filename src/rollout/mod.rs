@@ -32,7 +32,7 @@ pub use roller::{Happening, Outcome, Roller, Rollout, Turn};
 pub use rollouts::Rollouts;
 pub use verify::{Pod, Proof, Verified, some_of};
 
-/// Decodes a workload or a pod from any input.
+/// Decodes a workload, a pod or a Job from any input.
 #[cfg(test)]
 pub(crate) fn read(input: &[u8]) {
     use cert_renew_core::secret::workload::Kind;
@@ -44,4 +44,6 @@ pub(crate) fn read(input: &[u8]) {
         serde_json::from_slice::<listing::pods::PodWire>(input).map(listing::pods::PodWire::see);
     let _ = serde_json::from_slice::<listing::unmanaged::PodWire>(input)
         .map(listing::unmanaged::PodWire::read);
+    let _ = serde_json::from_slice::<listing::unmanaged::JobWire>(input)
+        .map(listing::unmanaged::JobWire::read);
 }

@@ -175,7 +175,7 @@ impl Azure {
 }
 
 /// Values, version and TTL of a record set. A value of several strings is one text (RFC 1035, 3.3.14).
-fn read(set: &Value, ttl: u32) -> (Vec<String>, Option<String>, u32) {
+pub(super) fn read(set: &Value, ttl: u32) -> (Vec<String>, Option<String>, u32) {
     let records = set["properties"]["TXTRecords"].as_array();
     let text = |record: &Value| {
         let strings = record["value"].as_array()?.iter();

@@ -149,7 +149,7 @@ fn quoted(value: &str) -> String {
 }
 
 /// The public zone; a private one may have the same name.
-fn public_zone(list: &Value) -> Option<String> {
+pub(super) fn public_zone(list: &Value) -> Option<String> {
     let zones = list["managedZones"].as_array()?.iter();
     let mut public = zones.filter(|zone| zone["visibility"] != "private");
     Some(public.next()?["name"].as_str()?.to_owned())

@@ -88,7 +88,7 @@ async fn public_zone(
 }
 
 /// The public zone of exactly this name in a list of hosted zones.
-fn public(xml: &str, zone: &str) -> Option<String> {
+pub(super) fn public(xml: &str, zone: &str) -> Option<String> {
     let zones = xml.split("<HostedZone>").skip(1);
     let mut zones = zones.filter(|it| {
         let name = element(it, "Name").unwrap_or_default();

@@ -90,6 +90,13 @@ impl FullSecret {
         self.data = kept;
         { &mut self.managers }.retain(|manager| manager.owns_data || manager.names_certificate);
         self.managers.truncate(MOST_MANAGERS);
+        // Anybody may write any number of them.
+        self.owners = self
+            .owners
+            .iter()
+            .find_map(Owner::of_keeper)
+            .into_iter()
+            .collect();
         LightSecret(self)
     }
 
@@ -202,8 +209,12 @@ mod tests {
             |fields: Value| json!({"manager": "x", "operation": "Update", "fieldsV1": fields});
         let mut managers = vec![manager(json!({"f:metadata": {}}))];
         managers.extend(vec![manager(json!({"f:data": {}})); 2 * MOST_MANAGERS]);
+        let long = "x".repeat(10_000);
+        let owner = |kind: &str| json!({"apiVersion": format!("external-secrets.io/{long}"), "kind": kind, "name": long, "uid": long});
+        let mut owners = vec![owner("Other"); 10_000];
+        owners.extend([owner("ExternalSecret"), owner("ExternalSecret")]);
         let secret: FullSecret = from_value(json!({
-            "metadata": {"name": "a", "namespace": "b", "managedFields": managers},
+            "metadata": {"name": "a", "namespace": "b", "managedFields": managers, "ownerReferences": owners},
             "type": "kubernetes.io/tls",
             "data": {
                 "tls.crt": value(1_000), "tls.key": value(100), "pass": value(10), "bulk": value(1 << 20),
@@ -215,6 +226,12 @@ mod tests {
         let kept: Vec<&str> = light.data.keys().map(String::as_str).collect();
         assert_eq!(kept, ["pass", "tls.crt", "tls.key"]);
         assert_eq!(light.managers.len(), MOST_MANAGERS);
+        let owners = &light.owners;
+        let texts = owners
+            .iter()
+            .map(|it| it.api_version.len() + it.kind.len() + it.name.len() + it.uid.len());
+        assert!(texts.sum::<usize>() < 1_000, "{owners:?}");
+        assert_eq!(light.kept_for().unwrap().to_string(), "ExternalSecret");
     }
 
     #[test]

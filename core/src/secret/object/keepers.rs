@@ -94,8 +94,24 @@ pub struct Owner {
 impl Owner {
     /// Whether its controller writes the Secrets that it owns.
     fn is_keeper(&self) -> bool {
-        let group = self.api_version.split_once('/').map_or("", |(it, _)| it);
-        KEEPERS.contains(&(group, &self.kind))
+        KEEPERS.contains(&(self.group(), &self.kind))
+    }
+
+    fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(it, _)| it)
+    }
+
+    /// The same without texts of any length, if its controller writes the Secrets that it owns.
+    pub(super) fn of_keeper(&self) -> Option<Self> {
+        self.is_keeper().then(|| Self {
+            api_version: format!("{}/", self.group()),
+            kind: self.kind.clone(),
+            name: { Some(&self.name) }
+                .filter(|it| is_name(it))
+                .cloned()
+                .unwrap_or_default(),
+            uid: String::new(),
+        })
     }
 }
 

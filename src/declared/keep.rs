@@ -200,14 +200,12 @@ impl Declared {
         wanted: Option<&Wanted>,
         mirror: &Mirror,
     ) -> Result<(), Error> {
-        let mut mirror = match &declaration.fault {
+        let in_vain = wanted.map_or(&[][..], |it| it.in_vain(&declaration.source));
+        let mirror = match &declaration.fault {
             Some(fault) => Mirror::refused(fault),
             None => mirror.clone(),
         };
-        let conflicts = wanted.map_or(&[][..], |it| &it.conflicts);
-        for (_, text) in conflicts.iter().filter(|(of, _)| *of == declaration.source) {
-            mirror = mirror.with(text);
-        }
+        let mirror = mirror.with(in_vain);
         if mirror == declaration.told {
             return Ok(());
         }
@@ -222,8 +220,7 @@ impl Declared {
                 tracing::debug!(secret = %key, %error, "its declaration does not say how it stands");
             }
         }
-        let is_wrong = conflicts.iter().any(|(of, _)| *of == declaration.source)
-            || mirror.word.as_deref() == Some(REFUSED);
+        let is_wrong = !in_vain.is_empty() || mirror.word.as_deref() == Some(REFUSED);
         let problems = mirror.problems.as_deref().filter(|_| is_wrong);
         let before = declaration.told.problems.as_deref();
         if let Some(problems) = problems.filter(|it| Some(*it) != before) {

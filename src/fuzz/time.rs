@@ -10,6 +10,7 @@
 
 use cert_renew_core::declaration::Declaration;
 use cert_renew_core::declaration::decide::Wanted;
+use cert_renew_core::declaration::mirror::Mirror;
 use cert_renew_core::rollout::HaltNote;
 use cert_renew_core::schedule::rate_limits;
 use cert_renew_core::secret::data::data_keys::{DataKeys, TLS_TYPE};
@@ -90,8 +91,20 @@ pub(crate) const READERS: &[Reader] = &[
             .ok()
             .and_then(|metadata| Declaration::of_config_map(&metadata, "default"));
         if let Some(declaration) = declaration {
-            let key = declaration.key("a");
-            drop(Wanted::of(&key, &[declaration]));
+            let (key, mut other) = (declaration.key("a"), declaration.clone());
+            // The same in other words, so that all of it is in vain.
+            other.source.name = "other".into();
+            other
+                .settings
+                .values_mut()
+                .for_each(|value| value.push('x'));
+            let all = [declaration, other];
+            if let Some(wanted) = Wanted::of(&key, &all) {
+                for declaration in &all {
+                    let in_vain = wanted.in_vain(&declaration.source);
+                    let _ = Mirror::default().with(in_vain).digest();
+                }
+            }
         }
     }),
     ("records of declarations", |input| {

@@ -23,8 +23,9 @@ pub struct Wanted {
     pub settings: BTreeMap<String, String>,
     /// The objects, the oldest first.
     pub by: Vec<Source>,
-    /// What one of them says in vain: a setting that an older one has in another form, or that nobody knows.
-    pub conflicts: Vec<(Source, String)>,
+    /// What one of them says in vain: a setting that an older one has in another form, or that nobody knows. At most
+    /// [`MOST_TOLD`] of each.
+    conflicts: BTreeMap<Source, Vec<String>>,
     /// Digest of all of it.
     pub of: u64,
 }
@@ -43,27 +44,29 @@ impl Wanted {
         if all.is_empty() {
             return None;
         }
-        let (mut settings, mut conflicts) = (BTreeMap::<String, String>::new(), Vec::new());
+        let (mut settings, mut conflicts) = (BTreeMap::<String, String>::new(), BTreeMap::new());
         let mut names = Vec::new();
         for (_, declaration) in &all {
-            let unknown = unknown(&declaration.settings);
-            conflicts.extend(unknown.map(|text| (declaration.source.clone(), text)));
+            let mut in_vain: Vec<String> = unknown(&declaration.settings).take(MOST_TOLD).collect();
             for (setting, value) in &declaration.settings {
                 if setting == keys::NAMES {
                     names.push(value.as_str());
                     continue;
                 }
                 match settings.get(setting) {
-                    Some(older) if older != value => {
+                    Some(older) if older != value && in_vain.len() < MOST_TOLD => {
                         let (older, value) = (shown(older), shown(value));
                         let text = format!(
                             "{setting}: {value}: an older object declares the same Secret with {older}, which counts"
                         );
-                        conflicts.push((declaration.source.clone(), text));
+                        in_vain.push(text);
                     }
                     Some(_) => {}
                     None => _ = settings.insert(setting.clone(), value.clone()),
                 }
+            }
+            if !in_vain.is_empty() {
+                conflicts.insert(declaration.source.clone(), in_vain);
             }
         }
         let joined = match *names {
@@ -78,6 +81,12 @@ impl Wanted {
             conflicts,
             of,
         })
+    }
+
+    /// What this object says in vain, a text each.
+    #[must_use]
+    pub fn in_vain(&self, of: &Source) -> &[String] {
+        self.conflicts.get(of).map_or(&[], Vec::as_slice)
     }
 
     /// The settings that go onto the Secret.
@@ -99,9 +108,12 @@ impl Wanted {
     }
 }
 
-fn is_setting(key: &str) -> bool {
+pub(super) fn is_setting(key: &str) -> bool {
     key.strip_prefix(keys::PREFIX).is_some_and(keys::is_setting)
 }
+
+/// Most texts about one declaration.
+const MOST_TOLD: usize = 20;
 
 /// What is to be told of annotations that are no settings: they do not get onto the Secret, where they would be told.
 fn unknown(settings: &BTreeMap<String, String>) -> impl Iterator<Item = String> {

@@ -67,13 +67,12 @@ impl Mirror {
         }
     }
 
-    /// The same with something that is wrong with the declaration itself.
+    /// The same with what is wrong with the declaration itself.
     #[must_use]
-    pub fn with(mut self, problem: &str) -> Self {
-        self.problems = Some(match self.problems {
-            Some(others) => format!("{problem}\n{others}"),
-            None => problem.to_owned(),
-        });
+    pub fn with(mut self, own: &[String]) -> Self {
+        let all = own.iter().cloned().chain(self.problems.take());
+        let all: Vec<String> = all.collect();
+        self.problems = (!all.is_empty()).then(|| all.join("\n"));
         self
     }
 

@@ -31,6 +31,9 @@ use crate::time::UnixTime;
 /// Most declarations of one Secret that count, the oldest first: each is read before anything is written.
 pub const MOST_OF_SECRET: usize = 32;
 
+/// Most annotations under our prefix that are kept of a declaration although they are no settings, to be told of.
+const MOST_OTHERS: usize = 32;
+
 /// A kind of object that declares certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -114,9 +117,14 @@ impl Declaration {
         let of_ours = annotations
             .iter()
             .filter(|(key, _)| key.starts_with(keys::PREFIX));
+        let mut others = 0;
         let own = [keys::SECRET, keys::DECLARED, keys::MANAGED_LABEL];
         let settings: BTreeMap<String, String> = of_ours
             .filter(|(key, _)| !own.contains(&key.as_str()))
+            .filter(|(key, _)| {
+                others += usize::from(!decide::is_setting(key));
+                others <= MOST_OTHERS || decide::is_setting(key)
+            })
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         let secret = annotations.get(keys::SECRET).map_or(name, |it| it.trim());

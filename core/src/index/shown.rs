@@ -32,7 +32,8 @@ pub(super) struct Chain {
 /// What is shown of the Secrets that have a place.
 #[derive(Debug, Default)]
 pub(super) struct Named {
-    shown: HashMap<Id, Shown>,
+    /// Boxed: a table of so many has room for half as many again.
+    shown: HashMap<Id, Box<Shown>>,
     /// How many each namespace has, and which.
     shares: Shares,
     ids: HashMap<Arc<str>, BTreeSet<Id>>,
@@ -64,7 +65,7 @@ impl Named {
         let had = self.shares.of(namespace);
         self.shares.set(namespace, had + 1);
         { self.ids.entry(Arc::clone(namespace)).or_default() }.insert(id);
-        self.shown.insert(id, shown);
+        self.shown.insert(id, Box::new(shown));
     }
 }
 
@@ -184,7 +185,7 @@ impl Index {
     /// What the status page shows of a Secret.
     #[must_use]
     pub fn shown(&self, row: Row) -> Option<&Shown> {
-        self.named.shown.get(&row.0)
+        self.named.shown.get(&row.0).map(|it| &**it)
     }
 }
 

@@ -20,7 +20,7 @@ const SLOW: usize = 70;
 /// What one question in the slow zone takes.
 const LATE: Duration = Duration::from_secs(2);
 /// Labels of each slow name, and so the questions for its CAA records.
-const LABELS: usize = 50;
+const LABELS: usize = 110;
 
 /// A DNS server that passes each question on, those that are about the zone `slow.example` late.
 async fn late(upstream: SocketAddr) -> Result<SocketAddr> {

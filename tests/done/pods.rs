@@ -103,6 +103,28 @@ async fn pods_below_a_partition_that_were_started_since_have_the_certificate() -
     Ok(())
 }
 
+/// By the clocks of two API servers, which may differ by a second.
+#[tokio::test]
+async fn pods_below_a_partition_that_were_started_within_a_second_of_the_write_are_not_done()
+-> Result<()> {
+    let space = Space::new(Bench::shared().await?.client()?, "second", "").await?;
+    let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 2}});
+    let held = [("/spec/updateStrategy", strategy)];
+    make(&space, "StatefulSet", "db", "tls", &held).await?;
+    ready(&space, "db", 2).await?;
+    counted(&space, &["db"]).await?;
+    let pods = pods_of(&space, "db").await?;
+    let made = { pods.iter() }.filter_map(|pod| pod.metadata.creation_timestamp.as_ref());
+    let first = made.map(|at| at.0.as_second()).min();
+    let request = Request {
+        written: first.map(|at| cert_renew_core::time::UnixTime(at - 1)),
+        ..due("tls", "new")
+    };
+    let came = roll(&space, request).await?;
+    assert!(!came.done("tls"), "{came:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_deployment_that_lacks_room_is_not_done_and_halts_nobody() -> Result<()> {
     let space = Space::new(Bench::shared().await?.client()?, "no-room", "").await?;

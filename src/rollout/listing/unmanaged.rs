@@ -306,6 +306,21 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_was_started_within_a_second_of_the_write_may_have_the_earlier_certificate() {
+        let uses = |after: i64| {
+            let at = UnixTime(1_800_000_000 + after);
+            let pod = pod(json!({"name": "web", "creationTimestamp": at.to_string()})).unwrap();
+            let wanted = Wanted {
+                written: Some(UnixTime(1_800_000_000)),
+                ..wanted()
+            };
+            let references: Vec<&Reference> = pod.references.iter().collect();
+            pod.uses(&wanted, &references)
+        };
+        assert_eq!([-5, 0, 1, 2].map(uses), [true, true, true, false]);
+    }
+
+    #[test]
     fn very_many_pods_and_workloads_are_compared_in_linear_time() {
         let one = pod(json!({"name": "web"})).unwrap();
         let other = workload(Kind::Deployment, json!({"metadata": {"name": "web"}}));

@@ -35,7 +35,7 @@ const CA: &str = "directory: https://acme-v02.api.letsencrypt.org/directory";
 const IMAGE: &str = "registry.example.com/cert-renew";
 
 /// The commands and files that stand in the five steps, in their order: the language and the text.
-fn blocks() -> Result<Vec<(&'static str, &'static str)>> {
+pub(crate) fn blocks() -> Result<Vec<(&'static str, &'static str)>> {
     let steps = PAGE.split("\n## Five steps\n").nth(1);
     let steps = steps.and_then(|rest| rest.split("\n## ").next());
     let fences = steps.context("no section \"Five steps\"")?.split("```");
@@ -205,7 +205,7 @@ impl Steps {
                 "make",
                 "issuers:",
                 "cert-renew",
-                "cd",
+                "kubectl",
                 "helm",
                 "curl",
                 "kubectl"
@@ -225,6 +225,12 @@ impl Steps {
             route,
             annotate,
         })
+    }
+
+    /// The config, for the bench's CA. Its edge has another port than 80, which the CA knows.
+    fn bench_config(&self, bench: &Bench) -> String {
+        let config = self.config.replace(CA, &bench_ca(bench, "    "));
+        config.replace("route: shared", "route: shared, selfCheck: false")
     }
 
     /// The fourth and the fifth, for the Secret that runs out: it is renewed, and its workload has it.
@@ -325,7 +331,7 @@ async fn the_five_steps_of_the_page_lead_to_a_renewed_secret() -> Result<()> {
     let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile"))?;
     ensure!(makefile.contains("\nimage:"), "make image");
     // 2
-    let config = steps.config.replace(CA, &bench_ca(bench, "    "));
+    let config = steps.bench_config(bench);
     fs::write(newcomer.home.join("deploy/config.yaml"), config)?;
     newcomer.types(steps.check)?;
     // 3
@@ -372,7 +378,7 @@ async fn the_five_steps_by_one_file_lead_to_a_renewed_secret() -> Result<()> {
     copy.args(["benches/bench.mk", "tests/tools.sh"]);
     copy.arg(&newcomer.home).current_dir(ROOT);
     ensure!(copy.status()?.success(), "cp");
-    let config = steps.config.replace(CA, &bench_ca(&bench, "    "));
+    let config = steps.bench_config(&bench);
     fs::write(newcomer.home.join("deploy/config.yaml"), config)?;
     let make = format!("make dist IMAGE={IMAGE}");
     let file = "target/dist/install.yaml";

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -123,6 +123,7 @@ pub(super) fn workload(kind: &str, server: Server) -> Value {
 
 pub(super) struct Site {
     pub(super) space: Space,
+    secret: &'static str,
     kind: &'static str,
     host: String,
     to: SocketAddr,
@@ -162,7 +163,33 @@ impl Site {
             space.tls_secret(ANOTHER, Some(&old), &[]).await?;
         }
         let first = leaf_of(&secret).unwrap_or_default();
-        Self::make(space, host, kind, server, first).await
+        let workload = workload(kind, server);
+        Self::make(space, WEB, host, (kind, workload), first).await
+    }
+
+    /// What the documents are about: `shop/shop-tls`, which nginx serves as shop.example.com.
+    pub(super) async fn of_the_page(bench: &Bench) -> Result<Self> {
+        let space = Space {
+            client: bench.client()?,
+            name: "shop".into(),
+            class: "default".into(),
+        };
+        let namespaces: Api<Namespace> = Api::all(space.client.clone());
+        let namespace = serde_json::from_value(json!({"metadata": {"name": space.name}}))?;
+        namespaces
+            .create(&PostParams::default(), &namespace)
+            .await?;
+        let (name, host, kind) = ("shop-tls", "shop.example.com", "Deployment");
+        let secret = space
+            .tls_secret(name, Some(&pair(&[host], OLD)?), &[])
+            .await?;
+        let first = leaf_of(&secret).unwrap_or_default();
+        let mut workload = workload(kind, Server::Nginx);
+        workload["spec"]["template"]["spec"]["volumes"][0]["secret"]["secretName"] = name.into();
+        let site = Self::make(space, name, host.into(), (kind, workload), first).await?;
+        site.space.available(kind, WEB).await?;
+        site.served(&site.first).await?;
+        Ok(site)
     }
 
     /// Everything at once, and no certificate yet.
@@ -175,14 +202,15 @@ impl Site {
         };
         let annotations = [("issuer", "pebble"), ("names", &*host)];
         space.tls_secret(WEB, Some(&empty), &annotations).await?;
-        Self::make(space, host, "Deployment", server, String::new()).await
+        let workload = workload("Deployment", server);
+        Self::make(space, WEB, host, ("Deployment", workload), String::new()).await
     }
 
     async fn make(
         space: Space,
+        secret: &'static str,
         host: String,
-        kind: &'static str,
-        server: Server,
+        (kind, workload): (&'static str, Value),
         first: String,
     ) -> Result<Self> {
         let services: Api<Service> = Api::namespaced(space.client.clone(), &space.name);
@@ -194,17 +222,18 @@ impl Site {
         let address = service.spec.and_then(|spec| spec.cluster_ip);
         let address: IpAddr = address.context("no cluster IP")?.parse()?;
         let to = SocketAddr::from((address, 443));
-        let object = serde_json::from_value(workload(kind, server))?;
+        let object = serde_json::from_value(workload)?;
         space
             .workloads(kind)
             .create(&PostParams::default(), &object)
             .await?;
         // Before the first pod is ready every handshake fails: the client begins later.
-        let handshakes = Handshakes::start(space.secrets(), WEB, to, &host);
+        let handshakes = Handshakes::start(space.secrets(), secret, to, &host);
         let namespaces = vec![space.name.clone()];
         let checker = Checker::default().watch(space.client.clone(), namespaces);
         Ok(Self {
             space,
+            secret,
             kind,
             host,
             to,
@@ -228,7 +257,7 @@ impl Site {
 
     /// Sets annotations of ours on the Secret.
     pub(super) async fn annotate(&self, annotations: &[(&str, &str)]) -> Result<()> {
-        annotate(&self.space, WEB, annotations).await
+        annotate(&self.space, self.secret, annotations).await
     }
 
     /// Waits until the Secret holds another leaf than these, and returns it.
@@ -304,12 +333,12 @@ impl Site {
     }
 
     pub(super) async fn secret(&self) -> Result<Secret> {
-        Ok(self.space.secrets().get(WEB).await?)
+        Ok(self.space.secrets().get(self.secret).await?)
     }
 
     /// What was said of the Secret and the workload.
     pub(super) async fn events(&self) -> Vec<String> {
-        self.space.events(WEB).await.unwrap_or_default()
+        self.space.events(self.secret).await.unwrap_or_default()
     }
 
     pub(super) async fn event(&self, reason: &str) -> Result<String> {

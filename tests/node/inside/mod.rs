@@ -1,5 +1,6 @@
 //! The scenes, run where a real node is.
 
+mod newcomer;
 mod pods;
 mod replicas;
 
@@ -9,6 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use futures::future::{FutureExt as _, LocalBoxFuture};
@@ -16,7 +18,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use test_bench::objects::{OLD, Space, pair};
 use test_bench::report::Report;
 use test_bench::{
@@ -34,6 +36,8 @@ const OWN: &str = "cert-renew";
 /// Secrets without workloads that are renewed while replicas come and go.
 const RENEWALS: usize = 5;
 const RELOAD: (&str, &str) = ("rollout", "post:9000/reload");
+/// The names that the config lets everybody have.
+const NAMES: &str = r#""**.example", "**.example.com""#;
 /// The repository.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -79,7 +83,12 @@ type Found = Result<(String, Figures)>;
 type Scene = for<'a> fn(&'a Cluster) -> LocalBoxFuture<'a, Found>;
 
 /// Names by which to choose, and what each shows. Those that disturb the operator come last.
-const SCENES: [(&str, &str, Scene); 18] = [
+const SCENES: [(&str, &str, Scene); 20] = [
+    (
+        "newcomer",
+        "docs/install.md by one file: routed, annotated, served",
+        |c| newcomer::by_one_file(c).boxed_local(),
+    ),
     (
         "deployment",
         "Deployment: renewed, restarted, served",
@@ -145,6 +154,11 @@ const SCENES: [(&str, &str, Scene); 18] = [
         "upgrade",
         "a rolling update of the operator in the middle",
         |c| upgrade(c).boxed_local(),
+    ),
+    (
+        "helm",
+        "taken away, and installed again by Helm: annotated, served",
+        |c| newcomer::by_helm(c).boxed_local(),
     ),
 ];
 
@@ -230,7 +244,7 @@ fn keep(bench: &Bench, node: Option<&Node>) {
     }
 }
 
-/// Installs the operator as a user does, with an overlay that holds the config and nothing else.
+/// Installs the operator as a user does, by the one file of `make dist` with the config in it.
 async fn deploy(bench: Bench, node: Node) -> Result<Cluster> {
     let cluster = Cluster {
         client: bench.client()?,
@@ -238,7 +252,7 @@ async fn deploy(bench: Bench, node: Node) -> Result<Cluster> {
         bench,
         challenges: IpAddr::from([0, 0, 0, 0]),
     };
-    cluster.apply(r#""**.example""#)?;
+    cluster.apply(NAMES)?;
     for addon in ["eviction", "verify"] {
         kubectl(
             &cluster.bench,
@@ -246,16 +260,7 @@ async fn deploy(bench: Bench, node: Node) -> Result<Cluster> {
             "",
         )?;
     }
-    let services: Api<Service> = Api::namespaced(cluster.client.clone(), OWN);
-    let service = services.get("cert-renew-challenge").await?;
-    let address = service.spec.and_then(|spec| spec.cluster_ip);
-    let challenges = address.context("no cluster IP")?.parse()?;
-    // The way of a challenge: any name leads to the Service, as by an edge that passes everything on.
-    cluster
-        .bench
-        .dns()
-        .set("set-default-ipv4", &json!({"ip": challenges}))
-        .await?;
+    let challenges = cluster.lead_challenges().await?;
     let cluster = Cluster {
         challenges,
         ..cluster
@@ -268,11 +273,9 @@ async fn deploy(bench: Bench, node: Node) -> Result<Cluster> {
 }
 
 impl Cluster {
-    /// Applies `deploy/` with a config that issues for these names.
-    fn apply(&self, names: &str) -> Result<()> {
-        let overlay = Path::new(ROOT).join("target/node-overlay");
-        fs::create_dir_all(&overlay)?;
-        let config = format!(
+    /// A config that issues for these names, by the bench's CA.
+    fn config(&self, names: &str) -> String {
+        format!(
             "issuers:\n  pebble:\n    directory: {directory}\n    contact: ops@bench.example\n    \
              caBundle: /etc/cert-renew/ca.pem\n    profile: default\n    concurrency: 1\n    requestsPerSecond: 1000\n    \
              allow: [{{namespaces: [\"*\"], names: [{names}]}}]\n\
@@ -281,25 +284,41 @@ impl Cluster {
              rollout: {{settle: 1s, perWorkloadMinInterval: 0s, progressTimeout: 1m, verifyGrace: 10s}}\n",
             directory = self.bench.pebble().directory(),
             dns = self.bench.dns().address(),
-        );
-        fs::write(overlay.join("config.yaml"), config)?;
-        fs::copy(self.bench.ca_bundle(), overlay.join("ca.pem"))?;
-        let kustomization = json!({
-            "resources": ["../../deploy"],
-            "configMapGenerator": [{
-                "name": "cert-renew-config",
-                "namespace": OWN,
-                "behavior": "replace",
-                "files": ["config.yaml", "ca.pem"],
-                "options": {"disableNameSuffixHash": true},
-            }],
+        )
+    }
+
+    /// Applies the one file of `make dist`, with a config in it that issues for these names.
+    fn apply(&self, names: &str) -> Result<()> {
+        let mut made = Command::new("deploy/dist.sh");
+        let made = made
+            .arg("docker.io/library/cert-renew")
+            .current_dir(ROOT)
+            .status()?;
+        ensure!(made.success(), "deploy/dist.sh: {made}");
+        let text = fs::read_to_string(Path::new(ROOT).join("target/dist/install.yaml"))?;
+        let mut objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+        let mut config = objects.iter_mut().filter(|it| {
+            it["kind"] == "ConfigMap" && it["metadata"]["name"] == "cert-renew-config"
         });
-        fs::write(
-            overlay.join("kustomization.yaml"),
-            kustomization.to_string(),
-        )?;
-        kubectl(&self.bench, "apply -k target/node-overlay", "")?;
-        Ok(fs::remove_dir_all(&overlay)?)
+        let config = config.next().context("the file has no config")?;
+        config["data"] = json!({
+            "config.yaml": self.config(names),
+            "ca.pem": fs::read_to_string(self.bench.ca_bundle())?,
+        });
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        kubectl(&self.bench, "apply -f -", &list.to_string())?;
+        Ok(())
+    }
+
+    /// The way of a challenge: any name leads to the Service, as by an edge that passes everything on. Returns its address.
+    async fn lead_challenges(&self) -> Result<IpAddr> {
+        let services: Api<Service> = Api::namespaced(self.client.clone(), OWN);
+        let service = services.get("cert-renew-challenge").await?;
+        let address = service.spec.and_then(|spec| spec.cluster_ip);
+        let address = address.context("no cluster IP")?.parse()?;
+        let dns = self.bench.dns();
+        dns.set("set-default-ipv4", &json!({"ip": address})).await?;
+        Ok(address)
     }
 
     /// Waits until two pods of the newest template are ready, and no other is left.

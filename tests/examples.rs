@@ -211,6 +211,40 @@ fn the_chart_takes_the_values_of_argo_cd_and_flux() -> Result<()> {
 }
 
 /// Debian's promtool knows no discovery in Kubernetes: a list of targets stands in its place.
+/// Objects that a page shows and `examples/` does not have.
+#[tokio::test]
+async fn every_object_of_the_documents_is_accepted_as_printed() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "printed", "").await?;
+    let mut accepted = 0;
+    for (page, text) in documents()? {
+        let objects = blocks(&text).into_iter().filter(|block| {
+            let shown = &block.text;
+            block.language == "yaml"
+                && shown.contains("apiVersion:")
+                && !shown.starts_with("# examples/")
+                && !shown.contains("kustomize.config.k8s.io/")
+        });
+        for block in objects {
+            let here = block.text.replace(
+                "namespace: cert-renew\n",
+                &format!("namespace: {}\n", space.name),
+            );
+            let apply = format!(
+                "apply --validate=strict --dry-run=server -n {} -f -",
+                space.name
+            );
+            let output = kubectl(bench, &apply, &here);
+            let output = output.with_context(|| format!("{}:\n{here}", page.display()))?;
+            let warnings = String::from_utf8_lossy(&output.stderr);
+            ensure!(warnings.is_empty(), "{}: {warnings}", page.display());
+            accepted += 1;
+        }
+    }
+    ensure!(accepted >= 5, "only {accepted} objects are shown");
+    Ok(())
+}
+
 #[test]
 fn prometheus_takes_its_example() -> Result<()> {
     let directory = Path::new(ROOT).join("target/example-prometheus");

@@ -57,6 +57,7 @@ mod node;
 mod open_orders;
 mod outages;
 mod page;
+mod paired;
 mod preconditions;
 mod preflight;
 mod private_ca;

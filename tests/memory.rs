@@ -1,5 +1,5 @@
-//! What strangers make large costs little memory and stops nobody: bodies, pages, connections. docs/threat-model.md names
-//! these tests. The pod has 128 MiB.
+//! What strangers make large costs little memory and stops nobody: bodies, pages, connections. docs/threat-model-tests.md
+//! names these tests. The pod has 128 MiB.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

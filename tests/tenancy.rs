@@ -1,4 +1,4 @@
-//! What somebody who may write in one namespace can do to others: docs/threat-model.md names these tests.
+//! What somebody who may write in one namespace can do to others: docs/threat-model-tests.md names these tests.
 
 use std::time::Duration;
 

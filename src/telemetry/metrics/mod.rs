@@ -228,7 +228,7 @@ impl Metrics {
             config_taken_over: gauge(
                 into,
                 "cert_renew_config_taken_over_timestamp_seconds",
-                "When the config that is in force was taken over",
+                "When the config in force was loaded",
             )?,
             paused: gauge(
                 into,

@@ -47,14 +47,17 @@ impl Wanted {
         let (mut settings, mut conflicts) = (BTreeMap::<String, String>::new(), BTreeMap::new());
         let mut names = Vec::new();
         for (_, declaration) in &all {
-            let mut in_vain: Vec<String> = unknown(&declaration.settings).take(MOST_TOLD).collect();
+            let mut in_vain: Vec<String> =
+                unknown(&declaration.settings).take(MOST_TOLD / 2).collect();
             for (setting, value) in &declaration.settings {
                 if setting == keys::NAMES {
                     names.push(value.as_str());
                     continue;
                 }
                 match settings.get(setting) {
-                    Some(older) if older != value && in_vain.len() < MOST_TOLD => {
+                    Some(older)
+                        if older != value && is_setting(setting) && in_vain.len() < MOST_TOLD =>
+                    {
                         let (older, value) = (shown(older), shown(value));
                         let text = format!(
                             "{setting}: {value}: an older object declares the same Secret with {older}, which counts"

@@ -419,7 +419,7 @@ fn many(number: usize) -> Vec<Declaration> {
 }
 
 #[test]
-fn of_thousands_of_declarations_of_a_secret_only_those_that_count_are_waited_for() {
+fn of_more_declarations_of_a_secret_than_count_only_those_that_count_are_waited_for() {
     let shop: Arc<str> = "shop".into();
     let mut all = many(MOST_OF_SECRET + 1);
     let before = made(&all[..MOST_OF_SECRET]);
@@ -495,6 +495,14 @@ fn what_thousands_of_annotations_of_a_declaration_say_in_vain_is_told_of_some() 
         let told = Mirror::default().with(in_vain).problems.unwrap();
         assert!(told.len() < 10_000, "{told}");
     }
+    // However many others there are, a setting in vain is told.
+    let in_vain = wanted.in_vain(&younger.source);
+    assert!(
+        in_vain
+            .iter()
+            .any(|it| it.contains("cert-renew.io/key-type")),
+        "{in_vain:?}"
+    );
     // Settings are never among those that are passed over.
     assert_eq!(older.settings["cert-renew.io/key-type"], "ecdsa-p256");
 }

@@ -191,7 +191,7 @@ impl Roller {
             }
             asked.reloaded += now.answered.len();
             (asked.failed, asked.withdrawn) = (now.failed, now.withdrawn);
-            let newer = |pod: &RunningPod| pod.created.zip(written).is_some_and(|(at, of)| at > of);
+            let newer = |pod: &RunningPod| pod.is_newer_than(written);
             let waiting = waiting.into_iter().filter(|pod| !newer(pod));
             let waiting: Vec<String> = waiting.map(|pod| pod.name.into()).collect();
             if waiting.is_empty() || !asked.failed.is_empty() || asked.withdrawn.is_some() {

@@ -215,12 +215,12 @@ async fn a_workload_that_was_made_within_a_second_of_the_write_is_restarted() ->
     let space = Space::new(Bench::shared().await?.client()?, "skewed", "").await?;
     make(&space, "Deployment", "web", "tls", &[]).await?;
     ready(&space, "web", 2).await?;
-    let made = { space.workloads("Deployment").get("web").await? }
-        .metadata
-        .creation_timestamp
-        .context("no creationTimestamp")?;
+    let listed = cert_renew::rollout::list(&space.client, &space.name).await?;
+    let web = { listed.iter() }.find(|it| &*it.id.name == "web");
+    let made = web.and_then(|web| web.template_touched);
+    let made = made.context("its managedFields do not say")?;
     let request = Request {
-        written: Some(UnixTime(made.0.as_second() - 1)),
+        written: Some(UnixTime(made.0 - 1)),
         ..due("tls", "new")
     };
     let came = roll(&space, request).await?;

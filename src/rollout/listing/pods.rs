@@ -182,6 +182,13 @@ impl RunningPod {
         size_of::<Self>() + self.name.len() + self.uid.len() + ports.sum::<usize>()
     }
 
+    /// Whether it was certainly started after a write, and so has nothing from before it; not where one of the two is
+    /// unknown.
+    pub(in crate::rollout) fn is_newer_than(&self, written: Option<UnixTime>) -> bool {
+        let both = self.created.zip(written);
+        both.is_some_and(|(created, written)| created.is_certainly_after(written))
+    }
+
     /// The container port that a port of a Service leads to.
     fn port(&self, offered: &OfferedPort) -> Option<u16> {
         match &offered.target_port {
@@ -300,6 +307,24 @@ mod tests {
 
     fn ready_at(address: &str) -> Value {
         json!({"podIP": address, "conditions": [{"type": "Ready", "status": "True"}]})
+    }
+
+    #[test]
+    fn a_pod_that_was_started_within_a_second_of_the_write_may_have_loaded_the_earlier_certificate()
+    {
+        let seen = pod(json!({"containers": []}), ready_at("10.0.0.7")).unwrap();
+        let newer = |created: Option<i64>, written: Option<i64>| {
+            let pod = RunningPod {
+                created: created.map(UnixTime),
+                ..seen.clone()
+            };
+            pod.is_newer_than(written.map(UnixTime))
+        };
+        assert_eq!(
+            [9, 10, 11, 12].map(|at| newer(Some(at), Some(10))),
+            [false, false, false, true]
+        );
+        assert!(!newer(None, Some(10)) && !newer(Some(12), None));
     }
 
     #[test]

@@ -407,11 +407,12 @@ fn body(step: &Step, current: &Workload, now: UnixTime) -> Value {
         let template = json!({"metadata": {"annotations": annotations}});
         return json!({"metadata": metadata, "spec": {"template": template}});
     }
-    // Pods older than this go, including those of the very second in which the Secret was written. That time comes from
-    // an unknown clock, and users may write it: an instant far ahead of ours is not believed.
+    // Pods older than this go, including those that are not certainly newer than the Secret's write (see
+    // `UnixTime::is_certainly_after`). That time comes from an unknown clock, and users may write it: an instant far ahead
+    // of ours is not believed.
     let written = step.leaves.iter().filter_map(|due| due.written);
     let written = written.filter(|written| *written <= now + SKEW).max();
-    let later = written.map_or(now, |written| now.max(written + Duration::from_secs(1)));
+    let later = written.map_or(now, |written| now.max(written + Duration::from_secs(2)));
     metadata["annotations"] = json!(annotations);
     json!({"metadata": metadata, "spec": {"restartAt": later.to_string()}})
 }

@@ -367,7 +367,7 @@ fn is_newer(step: &Step) -> bool {
     let later = |due: &Due| {
         created
             .zip(due.written)
-            .is_some_and(|(at, written)| at > written)
+            .is_some_and(|(at, written)| at.is_certainly_after(written))
     };
     step.leaves.iter().any(later)
 }

@@ -88,8 +88,8 @@ fn a_rollout_is_restarted_and_all_others_get_a_new_template() {
     for (now, written, restart_at) in [
         (9, None, "1970-01-01T00:00:09Z"),
         (9, Some(5), "1970-01-01T00:00:09Z"),
-        (9, Some(9), "1970-01-01T00:00:10Z"),
-        (9, Some(12), "1970-01-01T00:00:13Z"),
+        (9, Some(9), "1970-01-01T00:00:11Z"),
+        (9, Some(12), "1970-01-01T00:00:14Z"),
         (9, Some(4_070_908_800), "1970-01-01T00:00:09Z"),
     ] {
         let metadata = json!({"uid": "u", "resourceVersion": "7", "annotations": annotations});

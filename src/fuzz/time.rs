@@ -279,6 +279,14 @@ pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
             ),
         ),
         (
+            "TXT records of Azure",
+            plain(
+                br#"{"properties":{"TXTRecords":["#,
+                br#"{"value":["a","b"]},"#,
+                br#"{}]}}"#,
+            ),
+        ),
+        (
             "names that a ConfigMap declares",
             plain(
                 br#"{"name":"a","labels":{"cert-renew.io/certificate":"true"},"annotations":{"cert-renew.io/names":""#,

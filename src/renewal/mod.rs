@@ -199,12 +199,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_renewal_gives_its_place_back_although_nobody_ever_answers() {
         let (shared, _in_force) = without_an_answer();
+        let mut renewals = Renewals::new(shared);
+        assert_eq!(renewals.longest, Duration::from_secs(15 * 60));
         // Sooner than any deadline of its parts.
         let longest = Duration::from_millis(1);
-        let renewals = Renewals {
-            longest,
-            ..Renewals::new(shared)
-        };
+        renewals.longest = longest;
         let (sender, mut done) = mpsc::unbounded_channel();
         let (_kept, changed) = watch::channel(());
         let key = SecretRef {

@@ -76,7 +76,10 @@ pub(in crate::renewal) enum Failure {
     #[error(transparent)]
     DnsPersist01(#[from] dns_persist01::Error),
     /// A request of the CA would not reach us.
-    #[error("HTTP-01: {0}; where only we cannot reach it, selfCheck: false in the config")]
+    #[error(
+        "HTTP-01: {0}; if only cert-renew cannot reach it, its NetworkPolicy may lack the port of the ingress controller; \
+         selfCheck: false in the config turns this check off"
+    )]
     Route(#[from] http01_self_check::Error),
     /// A controller refuses our route.
     #[error("HTTP-01: the HTTPRoute of {0} is refused: {1}")]

@@ -211,7 +211,7 @@ mod tests {
         managers.extend(vec![manager(json!({"f:data": {}})); 2 * MOST_MANAGERS]);
         let long = "x".repeat(10_000);
         let owner = |kind: &str| json!({"apiVersion": format!("external-secrets.io/{long}"), "kind": kind, "name": long, "uid": long});
-        let mut owners = vec![owner("Other"); 10_000];
+        let mut owners = vec![owner("Other"); 100];
         owners.extend([owner("ExternalSecret"), owner("ExternalSecret")]);
         let secret: FullSecret = from_value(json!({
             "metadata": {"name": "a", "namespace": "b", "managedFields": managers, "ownerReferences": owners},

@@ -102,6 +102,7 @@ node-scenes: node-programs
 .PHONY: node-programs
 node-programs:
 	@$(CARGO) run --quiet -p test-programs -- node
+	@tests/tools.sh helm >/dev/null
 	@tests/tools.sh node >/dev/null
 
 .PHONY: interop

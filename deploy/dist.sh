@@ -2,7 +2,7 @@
 # Makes, in target/dist, what is installed without a copy of this repository: install.yaml, one file for `kubectl apply -f`,
 # and the chart's archive. Twice the same bytes: no time and no path of this machine is in them.
 #
-#   deploy/dist.sh [IMAGE]
+#   deploy/dist.sh [IMAGE [DIRECTORY]]
 #
 # IMAGE is the name of the image without its version; what a release publishes where none is given.
 set -eu
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 image=${1:-ghcr.io/cert-renew/cert-renew}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-out=target/dist
+out=${2:-target/dist}
 kubectl=$(tests/tools.sh kubectl)
 
 work=$(mktemp -d)

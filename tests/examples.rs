@@ -210,7 +210,6 @@ fn the_chart_takes_the_values_of_argo_cd_and_flux() -> Result<()> {
     Ok(())
 }
 
-/// Debian's promtool knows no discovery in Kubernetes: a list of targets stands in its place.
 /// Objects that a page shows and `examples/` does not have.
 #[tokio::test]
 async fn every_object_of_the_documents_is_accepted_as_printed() -> Result<()> {
@@ -237,7 +236,11 @@ async fn every_object_of_the_documents_is_accepted_as_printed() -> Result<()> {
             let output = kubectl(bench, &apply, &here);
             let output = output.with_context(|| format!("{}:\n{here}", page.display()))?;
             let warnings = String::from_utf8_lossy(&output.stderr);
-            ensure!(warnings.is_empty(), "{}: {warnings}", page.display());
+            ensure!(
+                !warnings.contains("Warning"),
+                "{}: {warnings}",
+                page.display()
+            );
             accepted += 1;
         }
     }
@@ -245,6 +248,7 @@ async fn every_object_of_the_documents_is_accepted_as_printed() -> Result<()> {
     Ok(())
 }
 
+/// Debian's promtool knows no discovery in Kubernetes: a list of targets stands in its place.
 #[test]
 fn prometheus_takes_its_example() -> Result<()> {
     let directory = Path::new(ROOT).join("target/example-prometheus");

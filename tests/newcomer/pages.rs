@@ -41,7 +41,7 @@ const LAST: [&str; 2] = ["docs/admission.md", "docs/install.md"];
 const BY_LINE: [&str; 1] = ["docs/command.md"];
 
 /// What the pages say that a command does, as words of its output, where they do not show it whole.
-const PROMISED: [(&str, &str); 7] = [
+const PROMISED: [(&str, &str); 14] = [
     (
         "cert-renew renew shop/shop-tls --wait",
         "and the workloads have it",
@@ -52,6 +52,16 @@ const PROMISED: [(&str, &str); 7] = [
     ("cert-renew adopt", "1 adopted"),
     ("cert-renew config check", "ok"),
     ("rollout status", "successfully rolled out"),
+    ("cert-renew create shop/", "-tls"),
+    ("apply -k deploy/admission", "validatingadmissionpolicy"),
+    (
+        "apply -f rbac/addons/",
+        "rbac.authorization.k8s.io/cert-renew",
+    ),
+    ("get configmaps -L state.cert-renew.io/state", "STATE"),
+    ("annotate secret shop-tls", "secret/shop-tls annotated"),
+    ("label secret ", "labeled"),
+    ("| kubectl delete -f -", "deleted"),
 ];
 
 /// What a page needs beside the usual.

@@ -291,11 +291,11 @@ impl Cluster {
     fn apply(&self, names: &str) -> Result<()> {
         let mut made = Command::new("deploy/dist.sh");
         let made = made
-            .arg("docker.io/library/cert-renew")
+            .args(["docker.io/library/cert-renew", "target/node-dist"])
             .current_dir(ROOT)
             .status()?;
         ensure!(made.success(), "deploy/dist.sh: {made}");
-        let text = fs::read_to_string(Path::new(ROOT).join("target/dist/install.yaml"))?;
+        let text = fs::read_to_string(Path::new(ROOT).join("target/node-dist/install.yaml"))?;
         let mut objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
         let mut config = objects.iter_mut().filter(|it| {
             it["kind"] == "ConfigMap" && it["metadata"]["name"] == "cert-renew-config"

@@ -22,7 +22,11 @@ pub(super) async fn by_one_file(cluster: &Cluster) -> Found {
 
 /// Taken away as the page says, and installed by the chart.
 pub(super) async fn by_helm(cluster: &Cluster) -> Found {
-    kubectl(&cluster.bench, "delete -f target/dist/install.yaml", "")?;
+    kubectl(
+        &cluster.bench,
+        "delete -f target/node-dist/install.yaml",
+        "",
+    )?;
     kubectl(
         &cluster.bench,
         "delete -f rbac/addons --ignore-not-found",
@@ -78,11 +82,14 @@ async fn last_steps(cluster: &Cluster) -> Found {
             .with_context(|| format!("no block {begins}"))
     };
     let (route, annotate) = (block("curl ")?, block("kubectl -n shop annotate ")?);
+    let annotate = annotate.replace("issuer=letsencrypt", "issuer=pebble");
+    let gone = "delete namespace shop --ignore-not-found";
+    kubectl(&cluster.bench, gone, "")?;
     let site = Site::of_the_page(&cluster.bench).await?;
     let shell = Shell::open(cluster)?;
     let routed = shell.types(route)?;
     ensure!(routed.contains("404 Not Found"), "{route}: {routed}");
-    shell.types(annotate)?;
+    shell.types(&annotate)?;
     site.done(&[&site.first]).await?;
     let events = annotate.lines().last().context("no command")?;
     eventually(
@@ -104,7 +111,7 @@ async fn last_steps(cluster: &Cluster) -> Found {
         "{status}"
     );
     let found = count(&site.end_changed_once().await?);
-    kubectl(&cluster.bench, "delete namespace shop", "")?;
+    kubectl(&cluster.bench, gone, "")?;
     Ok(found)
 }
 

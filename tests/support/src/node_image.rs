@@ -92,6 +92,8 @@ impl Image {
             "os": "linux",
             "config": {
                 "Entrypoint": entrypoint,
+                // The operator's pods may not run as root, as its Containerfile has it.
+                "User": if name == crate::OPERATOR_IMAGE { "65532" } else { "0" },
                 "Env": ["PATH=/", format!("LD_LIBRARY_PATH=/{LIBRARIES}")],
             },
             "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},

@@ -1,7 +1,12 @@
-"""Looks at each link of a built book: the page and the anchor have to be there. Links to elsewhere are not followed."""
+"""Looks at each link of a built book: the page and the anchor have to be there. Links to elsewhere are not followed.
 
+Counts the code blocks of the pages by who checks them: `make test` runs or reads each, or the page says why not.
+"""
+
+import collections
 import html.parser
 import pathlib
+import re
 import sys
 import urllib.parse
 
@@ -40,4 +45,23 @@ for path, page in pages.items():
 for link in dead:
     print("dead:", link, file=sys.stderr)
 print(f"{len(pages)} pages, {seen} links, {len(dead)} dead")
-sys.exit(bool(dead) or seen == 0)
+
+# `tests/newcomer` runs commands, `tests/documents.rs` and `tests/examples.rs` read the rest.
+CHECKED = {"sh": "run", "yaml": "read by what it is for", "json": "read", "text": "output or a picture", "": "output or a picture"}
+blocks, unchecked = collections.Counter(), 0
+sources = [pathlib.Path("README.md"), *pathlib.Path("docs").rglob("*.md"), *pathlib.Path("examples").rglob("*.md")]
+for source in sources:
+    before, inside = "", False
+    for line in source.read_text().splitlines():
+        line = line.strip()
+        if line.startswith("```"):
+            if not inside:
+                mark = re.match(r"<!-- (not run|rendered|refused): \S+ \S+", before)
+                what = mark.group(1) if mark else CHECKED.get(line[3:], "unchecked")
+                unchecked += what == "unchecked" or before.startswith("<!--") and not mark
+                blocks[what] += 1
+            inside = not inside
+        before = line
+told = ", ".join(f"{count} {what}" for what, count in sorted(blocks.items()))
+print(f"{sum(blocks.values())} code blocks ({told}), {unchecked} unchecked")
+sys.exit(bool(dead) or seen == 0 or unchecked > 0)

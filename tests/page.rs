@@ -174,6 +174,7 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
     sorts(&mut browser)?;
     without_script(&mut browser, &page)?;
     accessible(&mut browser, &page)?;
+    refreshes(&mut browser, &page)?;
     ensure!(
         browser.complaints().is_empty(),
         "{:#?}",
@@ -345,12 +346,28 @@ fn without_script(browser: &mut Browser, page: &str) -> Result<()> {
 
 /// What a screen reader is told, and whether everybody can read the colours.
 fn accessible(browser: &mut Browser, page: &str) -> Result<()> {
+    browser.open(page)?;
+    let link = "[...document.querySelectorAll('tbody th a')].find((it) => it.textContent.endsWith('/checkout-tls')).href";
+    let one = browser.evaluate(link)?;
+    let one = one.as_str().unwrap_or_default();
     for scheme in ["light", "dark"] {
         browser.prefer(scheme)?;
-        browser.open(page)?;
-        let worst = browser.evaluate(CONTRAST)?;
-        ensure!(worst[0].as_f64() >= Some(4.5), "{scheme}: {worst}");
+        for width in WIDTHS {
+            browser.resize(width, 800)?;
+            // The list last: what follows is about it.
+            for page in [one, page] {
+                browser.open(page)?;
+                let worst = browser.evaluate(CONTRAST)?;
+                ensure!(
+                    worst[0].as_f64() >= Some(4.5),
+                    "{page}, {scheme}, {width}: {worst}"
+                );
+                named(browser, page)?;
+            }
+        }
     }
+    browser.resize(1280, 800)?;
+    browser.open(page)?;
     let background = browser.evaluate("getComputedStyle(document.body).backgroundColor")?;
     ensure!(background == "rgb(20, 24, 29)", "dark is {background}");
     let tree = browser.ask("Accessibility.getFullAXTree", json!({}))?;
@@ -373,6 +390,49 @@ fn accessible(browser: &mut Browser, page: &str) -> Result<()> {
     for role in ["main", "navigation", "table", "heading"] {
         ensure!(of(role).len() == 1, "{role}: {:?}", of(role));
     }
+    Ok(())
+}
+
+/// The page asks again by itself, unless somebody does not want that. Its minute is two seconds here.
+fn refreshes(browser: &mut Browser, page: &str) -> Result<()> {
+    let faster = "const real = setInterval; window.setInterval = (call, after) => \
+                  real(() => { window.asked = (window.asked ?? 0) + 1; call(); }, after / 30)";
+    let faster = json!({"source": faster});
+    let added = browser.ask("Page.addScriptToEvaluateOnNewDocument", faster)?;
+    browser.open(page)?;
+    browser.evaluate("window.before = true")?;
+    browser.loaded()?;
+    let gone = browser.evaluate("window.before === undefined")?;
+    ensure!(gone == true, "another page was loaded");
+    browser.evaluate("document.querySelector('#refresh').click(); window.before = true")?;
+    browser.until("window.asked >= 3")?;
+    let stays = browser.evaluate("window.before === true")?;
+    ensure!(stays == true, "it refreshes although nobody wants that");
+    browser.ask(
+        "Page.removeScriptToEvaluateOnNewDocument",
+        json!({"identifier": added["identifier"]}),
+    )?;
+    browser.open(page)
+}
+
+/// Whatever can be used has a name, and there is one main part with a heading.
+fn named(browser: &mut Browser, page: &str) -> Result<()> {
+    let tree = browser.ask("Accessibility.getFullAXTree", json!({}))?;
+    let nodes = tree["nodes"].as_array().expect("a list");
+    let of = |role: &'static str| {
+        let nodes = nodes
+            .iter()
+            .filter(move |node| node["role"]["value"] == role);
+        nodes.map(|node| node["name"]["value"].as_str().unwrap_or_default())
+    };
+    for role in ["link", "button", "searchbox", "combobox", "heading"] {
+        ensure!(
+            of(role).all(|name| !name.trim().is_empty()),
+            "{page}: a {role} without a name"
+        );
+    }
+    let mains = of("main").count();
+    ensure!(mains == 1 && of("heading").count() >= 1, "{page}: {mains}");
     Ok(())
 }
 

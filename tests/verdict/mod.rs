@@ -6,6 +6,7 @@ mod scene;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cert_renew_core::time::UnixTime;
 use scene::{Reader, cases, lasting, started, states, stderr};
 use serde_json::Value;
 use test_bench::objects::{Age, Space, pair};
@@ -76,6 +77,9 @@ async fn command_page_json_metrics_and_annotation_say_the_same_of_each_secret() 
     for field in ["version", "class", "replica", "leader"] {
         assert_eq!(told[field], report[field], "{field}");
     }
+    for name in ["healthy", "warned"] {
+        same_date(&operator, &viewer, name).await?;
+    }
     let table = viewer.types(&["status"])?;
     let table = said(&table);
     for (name, state) in &expected {
@@ -91,6 +95,45 @@ async fn command_page_json_metrics_and_annotation_say_the_same_of_each_secret() 
         !table.contains("CLASS") && !table.contains("other-class"),
         "{table}"
     );
+    Ok(())
+}
+
+/// When a Secret is renewed is one date, whoever tells it.
+async fn same_date(operator: &Operator<'_>, viewer: &Reader<'_>, name: &str) -> Result<()> {
+    let (space, report) = (viewer.space, json(operator).await?);
+    let rows = report["certificates"].as_array().into_iter().flatten();
+    let mut renews = rows
+        .filter(|row| row["name"] == name)
+        .map(|row| &row["renews"]);
+    let renews = renews.next().and_then(Value::as_str);
+    let renews = renews.with_context(|| format!("{name} has no date: {report:#}"))?;
+    let minute = renews.get(..16).context("an instant")?;
+    let secret = space.secrets().get(name).await?;
+    let line = annotation(&secret, "state.cert-renew.io/state").unwrap_or_default();
+    ensure!(
+        line.contains(&format!("renews {minute}Z")),
+        "{renews}: {line}"
+    );
+    let page = operator
+        .ask(&format!("/?namespace={}&name={name}", space.name))
+        .await?;
+    ensure!(page.contains(&minute.replace('T', " ")), "{renews}: {page}");
+    let described = said(&viewer.types(&["describe", name])?);
+    ensure!(
+        described.contains(&format!("{renews}, in ")),
+        "{renews}: {described}"
+    );
+    let plan = viewer.types(&["plan", "-o", "json"])?;
+    ensure!(said(&plan).contains(renews), "{renews}: {}", said(&plan));
+    let series = format!(
+        "cert_renew_certificate_renew_at_timestamp_seconds{{namespace=\"{}\",secret=\"{name}\"",
+        space.name
+    );
+    let metrics = operator.metrics().await?;
+    let series = metrics.lines().find(|line| line.starts_with(&series));
+    let seconds = series.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    let at = renews.parse::<UnixTime>().ok().map(|at| at.0 as f64);
+    ensure!(seconds == at, "{renews}: {series:?}");
     Ok(())
 }
 

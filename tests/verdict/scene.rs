@@ -43,6 +43,11 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         ("partner", vec![("issuer", "external")], "expiring"),
         ("never", vec![("names", "evil.other.test")], "blocked"),
+        (
+            "never-known",
+            vec![("issuer", "LetsEncrypt"), ("names", "shop.example")],
+            "blocked",
+        ),
         ("halted", vec![("issuer", "external")], "rollout_failing"),
     ]
 }
@@ -72,7 +77,7 @@ pub(crate) async fn scene(space: &Space) -> Result<()> {
             annotations.push(("state.cert-renew.io/rollout-halted", &*note));
         }
         let held = match name {
-            "never" => None,
+            "never" | "never-known" => None,
             "partner" => Some(&old),
             _ => Some(&fresh),
         };

@@ -7,6 +7,7 @@ use crate::assess::{self, Assessment};
 use crate::config::Config;
 use crate::schedule::due::Never;
 use crate::secret::SecretRef;
+use crate::secret::annotations::MAX_ITEMS;
 use crate::secret::data::data_keys::TLS_TYPE;
 use crate::secret::declared::{Record, is_asked_once, is_marked};
 use crate::secret::keys;
@@ -125,13 +126,15 @@ fn unknown(settings: &BTreeMap<String, String>) -> impl Iterator<Item = String> 
     unknown.map(|it| it.to_string())
 }
 
-/// The names of several declarations, each once, in the order in which they come.
+/// The names of several declarations, each once, in the order in which they come. Of more than a Secret may have, only the
+/// first that are too many: that is refused.
 fn union(lists: &[&str]) -> String {
     let mut seen = BTreeSet::new();
     let items = lists.iter().flat_map(|list| list.split([',', '\n']));
     let items = items.map(str::trim).filter(|item| !item.is_empty());
     let once: Vec<&str> = items
         .filter(|item| seen.insert(item.to_ascii_lowercase()))
+        .take(MAX_ITEMS + 1)
         .collect();
     once.join(", ")
 }

@@ -506,3 +506,21 @@ fn what_thousands_of_annotations_of_a_declaration_say_in_vain_is_told_of_some() 
     // Settings are never among those that are passed over.
     assert_eq!(older.settings["cert-renew.io/key-type"], "ecdsa-p256");
 }
+
+#[test]
+fn of_the_names_of_many_declarations_no_more_are_kept_than_are_refused() {
+    let all: Vec<Declaration> = (0..32)
+        .map(|age| {
+            let names = (0..1_000).map(|name| format!("n{name}.d{age}.shop.example"));
+            let names = names.collect::<Vec<_>>().join(",");
+            config_map(&format!("d{age}"), age, &[SOUND[0], ("names", &names)])
+        })
+        .collect();
+    let wanted = Wanted::of(&key("tls"), &all).unwrap();
+    let names = &wanted.settings["cert-renew.io/names"];
+    assert_eq!(names.split(", ").count(), 101);
+    match decide(NOW, &key("tls"), &wanted, None, &config()) {
+        Decision::Refuse(why) => assert!(why.contains("at most 100"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,6 +1,6 @@
 //! The content of a Secret: the thin type from the API server, its annotations as settings, its outputs.
 
-mod annotations;
+pub(crate) mod annotations;
 pub mod data;
 pub mod declared;
 pub mod keys;

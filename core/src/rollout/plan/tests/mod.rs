@@ -385,4 +385,12 @@ fn what_was_made_since_proves_nothing() {
     let objects = vec![later("a"), web("b", &["tls"], &[])];
     let plan = planned(&[request("tls", "new", served("old", 9))], objects);
     assert_eq!(names(&plan), [("b", Phase::Canary), ("a", Phase::Rest)]);
+    // By two clocks that differ by a second it may be older than the write.
+    for (after, first) in [(1, "a"), (2, "b")] {
+        let made = json!((NOW + Duration::from_secs(after)).to_string());
+        let at = [("/metadata/creationTimestamp", made)];
+        let objects = vec![with(web("a", &["tls"], &[]), &at), web("b", &["tls"], &[])];
+        let plan = planned(&[request("tls", "new", served("old", 9))], objects);
+        assert_eq!(names(&plan)[0], (first, Phase::Canary), "{after} s later");
+    }
 }

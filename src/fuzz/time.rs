@@ -133,6 +133,9 @@ pub(crate) const READERS: &[Reader] = &[
     }),
     ("answers of a CA", crate::acme::fuzz::read),
     ("answers of DNS hosts", crate::solver::dns01::read),
+    ("DNS messages", |input| {
+        drop(hickory_proto::op::Message::from_vec(input));
+    }),
     ("TXT records", crate::solver::dns_persist01::tests::read),
     ("CAA records", crate::solver::caa::tests::read),
     ("Config::parse", |input| {
@@ -210,6 +213,15 @@ pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
             plain(b"", block.trim_end().as_bytes(), b""),
         ),
         ("deep DER", plain(b"", b"\x30\x80", b"")),
+        // A question of a message whose name is a pointer, and records whose names point to it.
+        (
+            "DNS records",
+            plain(
+                b"\x00\x01\x84\x00\x00\x00\xff\xff\x00\x00\x00\x00",
+                b"\x01a\xc0\x0c\x00\x10\x00\x01\x00\x00\x00\x00\x00\x02\x01b",
+                b"",
+            ),
+        ),
         ("deep lists", plain(b"{\"data\":", b"[", b"")),
         ("deep objects", plain(b"", b"{\"metadata\":", b"")),
         (

@@ -32,11 +32,11 @@ const EXPECTED: [(&str, &str); 11] = [
     ("", "edited"),
     ("", "deployment/web(restart"),
     ("", "**.example"),
-    ("", ""),
+    ("", "Nothing to adopt in namespace"),
     ("", "SUCCESS"),
     ("--ca-bundle \"$CA\"", "has a new key"),
     ("--ca-bundle \"$CA\"", "revoked"),
-    ("--dry-run=client --ignore-not-found", ""),
+    ("--dry-run=client --ignore-not-found", "deleted (dry run)"),
 ];
 
 /// The commands of the table, each with its task.
@@ -44,9 +44,10 @@ fn tasks() -> Result<Vec<(&'static str, String)>> {
     let rows = PAGE.lines().filter(|line| line.starts_with("| ")).skip(1);
     let read = |row: &'static str| {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
-        let [task, command, more] = cells[..] else {
-            return Err(test_bench::Error::msg(format!("three cells: {row}")));
+        let [task, command, more, seconds] = cells[..] else {
+            return Err(test_bench::Error::msg(format!("four cells: {row}")));
         };
+        ensure!(seconds.trim().parse::<f64>().is_ok(), "no seconds: {row}");
         ensure!(
             more.contains("](") && more.contains(".md"),
             "no page: {row}"

@@ -122,8 +122,10 @@ impl Declaration {
         let settings: BTreeMap<String, String> = of_ours
             .filter(|(key, _)| !own.contains(&key.as_str()))
             .filter(|(key, _)| {
-                others += usize::from(!decide::is_setting(key));
-                others <= MOST_OTHERS || decide::is_setting(key)
+                decide::is_setting(key) || {
+                    others += 1;
+                    others <= MOST_OTHERS
+                }
             })
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();

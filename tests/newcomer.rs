@@ -35,7 +35,7 @@ const CA: &str = "directory: https://acme-v02.api.letsencrypt.org/directory";
 const IMAGE: &str = "registry.example.com/cert-renew";
 
 /// The commands and files that stand in the five steps, in their order: the language and the text.
-pub(crate) fn blocks() -> Result<Vec<(&'static str, &'static str)>> {
+fn blocks() -> Result<Vec<(&'static str, &'static str)>> {
     let steps = PAGE.split("\n## Five steps\n").nth(1);
     let steps = steps.and_then(|rest| rest.split("\n## ").next());
     let fences = steps.context("no section \"Five steps\"")?.split("```");
@@ -46,14 +46,19 @@ pub(crate) fn blocks() -> Result<Vec<(&'static str, &'static str)>> {
 }
 
 /// Somebody's shell in a copy of the repository, with rights on the cluster.
-struct Newcomer<'a> {
+pub(crate) struct Newcomer<'a> {
     bench: &'a Bench,
     home: PathBuf,
 }
 
 impl<'a> Newcomer<'a> {
     fn arrive(bench: &'a Bench) -> Result<Self> {
-        let home = bench.directory().join("newcomer");
+        Self::at(bench, "newcomer", bench.edge().address())
+    }
+
+    /// The same with a home of this name; shop.example.com leads to this address.
+    pub(crate) fn at(bench: &'a Bench, home: &str, edge: SocketAddr) -> Result<Self> {
+        let home = bench.directory().join(home);
         let programs = home.join("bin");
         fs::create_dir_all(&programs)?;
         symlink(bench.program("kubectl"), programs.join("kubectl"))?;
@@ -64,14 +69,13 @@ impl<'a> Newcomer<'a> {
         let mut copy = Command::new("cp");
         copy.args(["-r", "deploy", "rbac", "examples"]).arg(&home);
         ensure!(copy.current_dir(ROOT).status()?.success(), "cp");
-        let edge = bench.edge().address();
         let rule = format!("connect-to = \"shop.example.com:80:{edge}\"\n");
         fs::write(home.join(".curlrc"), rule)?;
         Ok(Self { bench, home })
     }
 
     /// Types a block of the page.
-    fn types(&self, block: &str) -> Result<Output> {
+    pub(crate) fn types(&self, block: &str) -> Result<Output> {
         let output = self.tries(block)?;
         ensure!(output.status.success(), "{block}\n{}", said(&output));
         Ok(output)
@@ -181,18 +185,18 @@ impl Drop for Running<'_> {
 }
 
 /// The five steps as the page has them.
-struct Steps {
+pub(crate) struct Steps {
     build: &'static str,
     config: &'static str,
     check: &'static str,
     install: &'static str,
     helm: &'static str,
     route: &'static str,
-    annotate: &'static str,
+    pub(crate) annotate: &'static str,
 }
 
 impl Steps {
-    fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let blocks = blocks()?;
         let begins: Vec<&str> = blocks
             .iter()
@@ -240,12 +244,7 @@ impl Steps {
             space,
             old,
         } = shop;
-        eventually(SOON, "the challenges are routed", async || {
-            let output = newcomer.types(self.route)?;
-            ensure!(said(&output).contains("404 Not Found"), "{}", said(&output));
-            Ok(())
-        })
-        .await?;
+        self.is_routed(newcomer).await?;
         newcomer.types(self.annotate)?;
         let done = async {
             renewed(space, "shop-tls", &old.certificate).await?;
@@ -253,6 +252,26 @@ impl Steps {
         };
         let log = || fs::read_to_string(&operator.log).unwrap_or_default();
         done.await.with_context(log)?;
+        self.is_told(newcomer).await?;
+        ensure!(
+            space.generation("Deployment", "web").await? == 2,
+            "web was not restarted once"
+        );
+        Ok(())
+    }
+
+    /// Step 4 ends with a 404 of cert-renew's.
+    pub(crate) async fn is_routed(&self, newcomer: &Newcomer<'_>) -> Result<()> {
+        eventually(SOON, "the challenges are routed", async || {
+            let output = newcomer.types(self.route)?;
+            ensure!(said(&output).contains("404 Not Found"), "{}", said(&output));
+            Ok(())
+        })
+        .await
+    }
+
+    /// After step 5 the documented commands tell of the renewal and the rollout.
+    pub(crate) async fn is_told(&self, newcomer: &Newcomer<'_>) -> Result<()> {
         let events = self.annotate.lines().last().context("no command")?;
         eventually(
             SOON,
@@ -267,10 +286,6 @@ impl Steps {
             },
         )
         .await?;
-        ensure!(
-            space.generation("Deployment", "web").await? == 2,
-            "web was not restarted once"
-        );
         let status = said(&newcomer.types("cert-renew status -n shop")?);
         ensure!(
             status.contains("shop-tls") && status.contains(" ok "),

@@ -417,7 +417,7 @@ fn is_staged(
     if config.is_staging(issuer) || written.is_some_and(own) {
         return false;
     }
-    leaf.issuer.to_string().contains(pair::STAGING)
+    leaf.issuer.mentions(pair::STAGING)
         || written.is_some_and(|by| config.was_staging(&by.issuer, by.directory.as_deref()))
 }
 

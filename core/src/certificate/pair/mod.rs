@@ -202,9 +202,9 @@ pub fn check_issued(
     chain.check_order()?;
     let issuer = chain
         .issuers()
-        .find(|issuer| !staging && issuer.contains(STAGING));
+        .find(|issuer| !staging && issuer.mentions(STAGING));
     if let Some(issuer) = issuer {
-        return Err(Rejected::Staging(issuer));
+        return Err(Rejected::Staging(issuer.to_string()));
     }
     match not_sooner_than {
         Some(old) if old.issuer == leaf.issuer && leaf.not_after < old.not_after => {
@@ -313,9 +313,9 @@ impl Chain {
     }
 
     /// The issuer name of each certificate.
-    fn issuers(&self) -> impl Iterator<Item = String> {
+    fn issuers(&self) -> impl Iterator<Item = DistinguishedName> {
         self.parsed()
-            .map(|certificate| DistinguishedName::from(certificate.issuer).to_string())
+            .map(|certificate| DistinguishedName::from(certificate.issuer))
     }
 
     /// The certificates, parsed again; all were parsed when the chain was read.

@@ -242,6 +242,20 @@ fn an_issuer_is_the_same_in_every_type_of_string() {
         assert_eq!(other.to_string(), utf8.to_string(), "{tag:x}");
         assert_eq!(other, utf8, "{tag:x}");
     }
+    let wide: Vec<u8> = "Pear (STAGING) X1"
+        .encode_utf16()
+        .flat_map(u16::to_be_bytes)
+        .collect();
+    for (tag, text) in [
+        (0x0c, b"Pear (STAGING) X1".as_slice()),
+        (0x13, b"Pear (STAGING) X1"),
+        (0x14, b"Pear (STAGING) X1"),
+        (0x1e, &wide),
+    ] {
+        let staging = of(tag, text);
+        assert!(staging.mentions("(STAGING)"), "{tag:x}");
+        assert!(!staging.mentions("(STAGED)"), "{tag:x}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ use der::asn1::{Any, AnyRef, BitStringRef, ObjectIdentifier};
 use der::oid::db::{rfc4519, rfc5280, rfc5912, rfc8410};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber};
 use jiff::civil::DateTime;
+use memchr::memmem;
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::name::RelativeDistinguishedName;
 
@@ -132,6 +133,14 @@ impl DistinguishedName {
     #[must_use]
     pub fn size(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether one of its values has this text in it, which is ASCII: in one byte for each character or, in a
+    /// `BMPString`, in two. Nothing is rendered.
+    #[must_use]
+    pub fn mentions(&self, text: &str) -> bool {
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        memmem::find(&self.0, text.as_bytes()).is_some() || memmem::find(&self.0, &wide).is_some()
     }
 
     fn text(&self) -> Option<String> {

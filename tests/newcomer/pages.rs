@@ -71,6 +71,7 @@ fn before(page: &str) -> &'static str {
             "kubectl -n shop delete secret shop-tls"
         }
         "docs/private-cas.md" => "kubectl -n shop delete secret api-tls",
+        "docs/how-to/gateway.md" => "kubectl create namespace gateways",
         "docs/how-to/many-clusters.md" => {
             "for name in one two three; do
                kubectl config set-context $name --cluster=\"$(kubectl config view -o jsonpath='{.clusters[0].name}')\" \
@@ -149,6 +150,8 @@ impl<'a> Walk<'a> {
         let text = fs::read_to_string(&config)?.replace(CA, &ca);
         // The bench's edge has another port than 80, which its CA knows.
         let text = text.replace("route: shared", "route: shared, selfCheck: false");
+        // One page has a namespace of its own in its config.
+        let text = text.replace("namespaces: [shop]", "namespaces: [shop, gateways]");
         // Nothing leaves this machine: the names are those of the bench's own DNS.
         let more = format!(
             "dns: {{nameservers: [\"{}\"]}}\nrollout: {{settle: 0s, perWorkloadMinInterval: 0s}}\n",

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use test_bench::{Context as _, Result, ensure};
 
 use super::{ROOT, helm, objects};
+use crate::documents::documents;
 
 /// What the schema lets into `config` is what the config's reader knows: an unknown key has it say which it expects.
 #[test]
@@ -144,4 +145,35 @@ fn the_schema_of_the_values_refuses_what_it_does_not_know() -> Result<()> {
         ensure!(said.contains(part), "{values}: {said}");
     }
     Ok(())
+}
+
+/// A page that gives a value as JSON gives one that ends up in what is installed, such as a port more.
+#[test]
+fn the_values_that_pages_print_as_json_are_installed() -> Result<()> {
+    let mut values = Vec::new();
+    for (page, text) in documents()? {
+        for printed in text.split("--set-json '").skip(1) {
+            let (value, _) = printed.split_once('\'').context("no end")?;
+            let (name, json) = value.split_once('=').context("no value")?;
+            let rendered = helm("cert-renew", &format!("replicas=2 --set-json {value}"))?;
+            let wanted: Value = serde_json::from_str(json)?;
+            let wanted = wanted.get(0).unwrap_or(&wanted);
+            let is_there = objects(&rendered)?.values().any(|it| has(it, wanted));
+            ensure!(is_there, "{}: {name} is nowhere", page.display());
+            values.push(name.to_owned());
+        }
+    }
+    values.sort_unstable();
+    assert_eq!(values, ["dnsConfig", "networkPolicy.egress"]);
+    Ok(())
+}
+
+/// Whether a value is somewhere in another.
+fn has(all: &Value, wanted: &Value) -> bool {
+    all == wanted
+        || match all {
+            Value::Array(items) => items.iter().any(|part| has(part, wanted)),
+            Value::Object(fields) => fields.values().any(|part| has(part, wanted)),
+            _ => false,
+        }
 }

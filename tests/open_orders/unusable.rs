@@ -38,7 +38,8 @@ async fn an_order_that_cannot_be_read_is_given_up_after_a_few_tries() -> Result<
     let space = Space::new(bench.client()?, "unread", operator.namespace()).await?;
     let annotations = [("issuer", "pebble"), ("names", "unread.example")];
     space.tls_secret("unread", None, &annotations).await?;
-    stuck(bench, &operator, &space, "unread", "HTTP-01").await?;
+    let why = "its NetworkPolicy may lack the port of the ingress controller";
+    stuck(bench, &operator, &space, "unread", why).await?;
     // An account is valid too, and has no certificate.
     tamper(bench, &operator, |order| {
         order["url"] = order["account"].clone();

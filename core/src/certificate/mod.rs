@@ -12,7 +12,6 @@ pub mod pem;
 pub mod x509;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -226,15 +225,13 @@ pub fn leaf(bytes: &[u8]) -> Result<Leaf, Unreadable> {
 ///
 /// The key would tell, but the watch does not read it.
 pub(crate) fn leaf_of(all: &[Certificate<'_>]) -> usize {
-    let mut issued = HashMap::<&[u8], usize>::new();
-    for certificate in all {
-        *issued.entry(certificate.issuer).or_default() += 1;
-    }
+    let mut issuers: Vec<&[u8]> = all.iter().map(|it| it.issuer).collect();
+    issuers.sort_unstable();
     let has_issued = |certificate: &Certificate<'_>| {
         let own = usize::from(certificate.issuer == certificate.subject);
-        issued
-            .get(certificate.subject)
-            .is_some_and(|count| *count > own)
+        let first = issuers.partition_point(|issuer| *issuer < certificate.subject);
+        // Its own is one of those that follow.
+        issuers.get(first + own) == Some(&certificate.subject)
     };
     let ranked = all.iter().enumerate();
     let first = ranked.min_by_key(|(_, it)| (has_issued(it), it.is_ca()));
@@ -416,12 +413,16 @@ impl FromStr for Fingerprint {
     type Err = NotAFingerprint;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digit = |digit: u8| match digit {
+            b'0'..=b'9' => Ok(digit - b'0'),
+            b'a'..=b'f' => Ok(digit - b'a' + 10),
+            b'A'..=b'F' => Ok(digit - b'A' + 10),
+            _ => Err(NotAFingerprint),
+        };
+        let digits = <&[u8; 64]>::try_from(text.as_bytes()).map_err(|_| NotAFingerprint)?;
         let mut bytes = [0; 32];
-        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(NotAFingerprint);
-        }
-        for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| NotAFingerprint)?;
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
         }
         Ok(Self(bytes))
     }

@@ -9,6 +9,7 @@ use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use memchr::memmem::find;
+use memchr::{memchr3, memchr3_iter};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -110,8 +111,14 @@ impl Block<'_> {
     fn packed(&self) -> Result<Vec<u8>, Fault> {
         let body = self.body.ok_or(Fault::Truncated)?;
         let mut packed = Vec::with_capacity(body.len());
-        for line in body.split(|byte| is_blank(*byte)) {
-            packed.extend_from_slice(line);
+        let mut start = 0;
+        for end in memchr3_iter(b'\n', b'\r', b' ', body) {
+            packed.extend_from_slice(&body[start..end]);
+            start = end + 1;
+        }
+        packed.extend_from_slice(&body[start..]);
+        if memchr3(b'\t', 0x0b, 0x0c, &packed).is_some() {
+            packed.retain(|byte| !is_blank(*byte));
         }
         Ok(packed)
     }

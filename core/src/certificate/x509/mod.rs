@@ -19,7 +19,7 @@ use der::asn1::{Any, AnyRef, BitStringRef, ObjectIdentifier};
 use der::oid::db::{rfc4519, rfc5280, rfc5912, rfc8410};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber};
 use jiff::civil::DateTime;
-use memchr::memmem;
+use memchr::memchr_iter;
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::name::RelativeDistinguishedName;
 
@@ -112,12 +112,21 @@ pub struct Certificate<'a> {
     pub not_after: UnixTime,
     /// `subjectPublicKeyInfo`, DER.
     pub public_key: &'a [u8],
-    /// Content of the sequence of extensions; empty when there is none.
-    extensions: &'a [u8],
+    /// What is looked at of its extensions.
+    extensions: Extensions<'a>,
     /// `signatureAlgorithm`, DER.
     algorithm: &'a [u8],
     /// The bits of `signatureValue`.
     signature: &'a [u8],
+}
+
+/// The values of the extensions that are looked at, each the first of its kind.
+#[derive(Clone, Default)]
+struct Extensions<'a> {
+    alternative_names: Option<&'a [u8]>,
+    key_usage: Option<&'a [u8]>,
+    basic_constraints: Option<&'a [u8]>,
+    authority_key_id: Option<&'a [u8]>,
 }
 
 // === impl DistinguishedName ===
@@ -139,8 +148,15 @@ impl DistinguishedName {
     /// `BMPString`, in two. Nothing is rendered.
     #[must_use]
     pub fn mentions(&self, text: &str) -> bool {
-        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
-        memmem::find(&self.0, text.as_bytes()).is_some() || memmem::find(&self.0, &wide).is_some()
+        let Some(first) = text.bytes().next() else {
+            return true;
+        };
+        let begins = |at: usize| {
+            let narrow = self.0[at..].starts_with(text.as_bytes());
+            let mut wide = self.0[at.saturating_sub(1)..].chunks_exact(2);
+            narrow || text.bytes().all(|byte| wide.next() == Some(&[0, byte]))
+        };
+        memchr_iter(first, &self.0).any(begins)
     }
 
     fn text(&self) -> Option<String> {
@@ -256,7 +272,7 @@ impl<'a> Certificate<'a> {
             not_before,
             not_after,
             public_key,
-            extensions: extensions(&mut fields).unwrap_or_default(),
+            extensions: extensions(&mut fields).map_or_else(Extensions::default, Extensions::read),
             algorithm,
             signature: signature.raw_bytes(),
         })
@@ -265,7 +281,7 @@ impl<'a> Certificate<'a> {
     /// The names that the certificate is for: those of the SAN (RFC 5280, 4.2.1.6) if it has one, else the common name
     /// if that is a host name.
     pub fn names(&self) -> Names {
-        let Some(value) = self.extension(rfc5280::ID_CE_SUBJECT_ALT_NAME) else {
+        let Some(value) = self.extensions.alternative_names else {
             let name = common_name(self.subject).and_then(|name| name.parse().ok());
             let list: Vec<Name> = name.into_iter().collect();
             return Names {
@@ -286,12 +302,12 @@ impl<'a> Certificate<'a> {
             client: true,
             ..Abilities::default()
         };
-        if let Some(value) = self.extension(rfc5280::ID_CE_EXT_KEY_USAGE) {
+        if let Some(value) = self.extensions.key_usage {
             let mut list = inside(value, Tag::Sequence);
             let purposes = std::iter::from_fn(|| list.as_mut()?.decode::<AnyRef<'_>>().ok());
             abilities.client = { purposes }.any(|it| CLIENT.contains(&it.value()));
         }
-        let value = self.extension(rfc5280::ID_CE_SUBJECT_ALT_NAME);
+        let value = self.extensions.alternative_names;
         let mut list = value.and_then(|value| inside(value, Tag::Sequence));
         while let Some(Ok(entry)) = list.as_mut().map(SliceReader::decode::<AnyRef<'_>>) {
             let tag = entry.header().tag();
@@ -305,7 +321,7 @@ impl<'a> Certificate<'a> {
 
     /// Whether there is a SAN at all.
     pub fn has_alternative_names(&self) -> bool {
-        self.extension(rfc5280::ID_CE_SUBJECT_ALT_NAME).is_some()
+        self.extensions.alternative_names.is_some()
     }
 
     /// Content octets of the serial number; empty if it is too long to keep.
@@ -318,15 +334,13 @@ impl<'a> Certificate<'a> {
 
     /// Whether it may certify others (RFC 5280, 4.2.1.9).
     pub fn is_ca(&self) -> bool {
-        let value = self
-            .extension(rfc5280::ID_CE_BASIC_CONSTRAINTS)
-            .unwrap_or_default();
+        let value = self.extensions.basic_constraints.unwrap_or_default();
         inside(value, Tag::Sequence).is_some_and(|mut fields| fields.decode() == Ok(true))
     }
 
     /// `keyIdentifier` of the authority key identifier (RFC 5280, 4.2.1.1); none if it is too long to keep.
     pub fn authority_key_id(&self) -> Option<&'a [u8]> {
-        let value = self.extension(rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER)?;
+        let value = self.extensions.authority_key_id?;
         let first: AnyRef<'_> = inside(value, Tag::Sequence)?.decode().ok()?;
         let wanted = TagNumber(0).context_specific(false);
         let id = (first.header().tag() == wanted).then(|| first.value());
@@ -351,25 +365,52 @@ impl<'a> Certificate<'a> {
         let verified = UnparsedPublicKey::new(verifier, key).verify(self.tbs, self.signature);
         Some(verified.is_ok())
     }
+}
 
-    /// Value of the first extension of this kind.
-    fn extension(&self, wanted: ObjectIdentifier) -> Option<&'a [u8]> {
-        let mut list = SliceReader::new(self.extensions).ok()?;
-        while let Ok(extension) = list.tlv_bytes() {
-            let mut fields = inside(extension, Tag::Sequence)?;
-            let oid: AnyRef<'_> = fields.decode().ok()?;
-            if oid.value() != wanted.as_bytes() {
-                continue;
+// === impl Extensions ===
+
+impl<'a> Extensions<'a> {
+    /// Reads the content of the sequence, up to the first that is broken.
+    fn read(list: &'a [u8]) -> Self {
+        let mut found = Self::default();
+        let Ok(mut list) = SliceReader::new(list) else {
+            return found;
+        };
+        while let Ok(Some(mut fields)) = list.tlv_bytes().map(|it| inside(it, Tag::Sequence))
+            && let Ok(oid) = fields.decode::<AnyRef<'_>>()
+        {
+            if let Some(kind) = found.of_kind(oid.value()) {
+                *kind = kind.or_else(|| value(&mut fields));
             }
-            // `critical` may precede the value, which is the last field.
-            let mut value: AnyRef<'_> = fields.decode().ok()?;
-            if value.header().tag() == Tag::Boolean {
-                value = fields.decode().ok()?;
-            }
-            return (value.header().tag() == Tag::OctetString).then(|| value.value());
         }
-        None
+        found
     }
+
+    fn of_kind(&mut self, oid: &[u8]) -> Option<&mut Option<&'a [u8]>> {
+        [
+            (rfc5280::ID_CE_SUBJECT_ALT_NAME, &mut self.alternative_names),
+            (rfc5280::ID_CE_EXT_KEY_USAGE, &mut self.key_usage),
+            (
+                rfc5280::ID_CE_BASIC_CONSTRAINTS,
+                &mut self.basic_constraints,
+            ),
+            (
+                rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER,
+                &mut self.authority_key_id,
+            ),
+        ]
+        .into_iter()
+        .find_map(|(kind, value)| (kind.as_bytes() == oid).then_some(value))
+    }
+}
+
+/// The value of an extension, which is its last field; `critical` may precede it.
+fn value<'a>(fields: &mut SliceReader<'a>) -> Option<&'a [u8]> {
+    let mut value: AnyRef<'_> = fields.decode().ok()?;
+    if value.header().tag() == Tag::Boolean {
+        value = fields.decode().ok()?;
+    }
+    (value.header().tag() == Tag::OctetString).then(|| value.value())
 }
 
 /// A reader over the content of the one value in `der`, if it has this tag.

@@ -259,6 +259,29 @@ fn an_issuer_is_the_same_in_every_type_of_string() {
 }
 
 #[test]
+fn the_first_extension_of_a_kind_counts_and_none_behind_a_broken_one() {
+    let of = |extensions: Vec<Vec<u8>>| {
+        let forged = forge::Forged {
+            extensions,
+            ..forge::Forged::default()
+        };
+        leaf(forged.pem().as_bytes()).unwrap().names
+    };
+    let name = |text: &'static [u8]| forge::alternative_names([(0x82, text)]);
+    let (one, other) = (name(b"one.example"), name(b"other.example"));
+    assert_eq!(
+        of(vec![one.clone(), other.clone()]),
+        [Name::Dns("one.example".into())]
+    );
+    let broken = forge::tlv(0x30, b"\x06\x09");
+    assert_eq!(
+        of(vec![one.clone(), broken.clone(), other]),
+        of(vec![one.clone()])
+    );
+    assert_ne!(of(vec![broken, one.clone()]), of(vec![one]));
+}
+
+#[test]
 fn an_issuer_without_a_name_is_told_as_one() {
     let forged = forge::Forged {
         issuer: forge::tlv(0x30, b""),

@@ -24,6 +24,7 @@ cosign sign --yes --recursive "$registry/cert-renew@$digest"
 helm=$(tests/tools.sh helm)
 echo "$REGISTRY_PASSWORD" | "$helm" registry login --username "$REGISTRY_USER" --password-stdin ghcr.io
 chart=$("$helm" push "$files/cert-renew-$version.tgz" "oci://$registry/charts" 2>&1 | sed -n 's/^Digest: *//p')
+printf 'CHART_DIGEST=%s\n' "$chart" >>"${GITHUB_ENV:-/dev/null}"
 cosign sign --yes "$registry/charts/cert-renew@$chart"
 
 cosign sign-blob --yes --bundle "$files/checksums.txt.sigstore.json" "$files/checksums.txt"

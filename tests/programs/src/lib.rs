@@ -202,7 +202,13 @@ fn build(
         .iter()
         .any(|(name, _)| *name == "kube-controller-manager")
     {
-        say("control plane: five to fifteen minutes on two cores, this time only");
+        let long = match purpose {
+            Use::Demo => "five minutes and more",
+            Use::Tests => "eight to fifteen minutes",
+        };
+        say(&format!(
+            "control plane: {long} on two cores, this time only"
+        ));
     }
     if !missing.is_empty() {
         Build {

@@ -97,11 +97,16 @@ mod tests {
     }
 
     /// Tasks that are spawned elsewhere, and what notices their end.
-    const ELSEWHERE: [(&str, usize, &str); 4] = [
+    const ELSEWHERE: [(&str, usize, &str); 5] = [
         (
             "src/cli/run.rs",
             2,
             "the lease's and the config file's, whose ends the controller sees",
+        ),
+        (
+            "src/cluster/client/bounded/lines.rs",
+            1,
+            "a large line's, which ends with the line or after ten seconds",
         ),
         (
             "src/leader/term/mod.rs",

@@ -3,6 +3,9 @@
 //! kube reads each line as a whole, into a buffer that keeps the size of the largest as long as the watch lasts: twenty
 //! rollouts of large workloads would hold twenty such buffers. Here a large line takes all permits while it is read,
 //! and the watch ends after it. Its reader opens another one from the last version, with a small buffer again.
+//!
+//! A reader may turn to something else in the middle of a line, even to a request that needs a permit itself. So a task
+//! holds the permits for it, and gives them back in time whether or not the watch is read on.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,11 +14,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use hyper::body::{Body as HttpBody, Frame};
 use memchr::memchr_iter;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tower::BoxError;
 
 use super::{OBJECT, PLACES, SMALL};
@@ -23,8 +25,6 @@ use super::{OBJECT, PLACES, SMALL};
 /// Longest time for the rest of a large line, which normally follows at once: a hanging connection must not hold
 /// permits.
 const REST: Duration = Duration::from_secs(10);
-
-type Places = BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>;
 
 /// The body of a watch.
 pub(in crate::cluster) struct Lines<B> {
@@ -38,13 +38,45 @@ pub(in crate::cluster) struct Lines<B> {
 enum State {
     Small,
     /// A large line waits for its permits; reading pauses.
-    Waits(Places),
+    Waits(Turn),
     /// A large line is read, until this instant.
     Large {
-        _places: OwnedSemaphorePermit,
+        _reading: oneshot::Sender<()>,
         until: Pin<Box<Sleep>>,
     },
     Ended,
+}
+
+/// A large line's turn, which begins when it has its permits.
+struct Turn {
+    /// Says until when.
+    begins: oneshot::Receiver<Instant>,
+    /// Gives the permits back when it is dropped.
+    reading: Option<oneshot::Sender<()>>,
+}
+
+impl Turn {
+    /// Takes the permits for as long as the line is read, at most [`REST`].
+    fn wait(places: Arc<Semaphore>) -> Self {
+        let (begin, begins) = oneshot::channel();
+        let (reading, mut read) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = &mut read => {}
+                permits = places.acquire_many_owned(PLACES) => {
+                    let until = Instant::now() + REST;
+                    if begin.send(until).is_ok() {
+                        let _ = timeout_at(until, read).await;
+                    }
+                    drop(permits);
+                }
+            }
+        });
+        Self {
+            begins,
+            reading: Some(reading),
+        }
+    }
 }
 
 impl<B> Lines<B> {
@@ -74,16 +106,17 @@ where
         loop {
             match &mut self.state {
                 State::Ended => return Poll::Ready(None),
-                State::Waits(places) => match ready!(places.poll_unpin(context)) {
-                    Ok(places) => {
-                        self.state = State::Large {
-                            _places: places,
-                            until: Box::pin(sleep(REST)),
-                        };
-                    }
-                    // The semaphore is never closed.
-                    Err(_) => self.state = State::Ended,
-                },
+                State::Waits(turn) => {
+                    let until = ready!(turn.begins.poll_unpin(context)).ok();
+                    self.state = match until.zip(turn.reading.take()) {
+                        Some((until, reading)) => State::Large {
+                            _reading: reading,
+                            until: Box::pin(sleep_until(until)),
+                        },
+                        // The semaphore is never closed.
+                        None => State::Ended,
+                    };
+                }
                 State::Large { until, .. } => match until.poll_unpin(context) {
                     Poll::Ready(()) => self.state = State::Ended,
                     Poll::Pending => break,
@@ -121,8 +154,7 @@ where
         if self.length > OBJECT {
             self.state = State::Ended;
         } else if self.length > SMALL && matches!(self.state, State::Small) {
-            let places = Arc::clone(&self.places).acquire_many_owned(PLACES);
-            self.state = State::Waits(places.boxed());
+            self.state = State::Waits(Turn::wait(Arc::clone(&self.places)));
         }
         chunk
     }
@@ -133,6 +165,9 @@ mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
     use std::future::poll_fn;
+
+    use tokio::task::yield_now;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -170,12 +205,15 @@ mod tests {
     /// The lengths of the lines until no more come, and whether the watch has ended.
     async fn read(watch: &mut Lines<Connection>) -> (Vec<usize>, bool) {
         let (mut text, mut ended) = (Vec::new(), false);
-        while let Poll::Ready(frame) = poll_fn(|context| Poll::Ready(watch.poll(context))).await {
-            match frame {
-                Some(frame) => text.extend(frame.unwrap().into_data().unwrap()),
-                None => {
-                    ended = true;
-                    break;
+        let mut idle = 0;
+        while idle < 10 && !ended {
+            match poll_fn(|context| Poll::Ready(watch.poll(context))).await {
+                Poll::Ready(Some(frame)) => text.extend(frame.unwrap().into_data().unwrap()),
+                Poll::Ready(None) => ended = true,
+                // Others give and take places.
+                Poll::Pending => {
+                    idle += 1;
+                    yield_now().await;
                 }
             }
         }
@@ -199,7 +237,7 @@ mod tests {
             let mut watch = watch(&[10, large, 20], &places);
             assert_eq!(read(&mut watch).await, (vec![10, large], true));
             assert!(watch.is_ended());
-            assert_eq!(places.available_permits(), usize::try_from(PLACES).unwrap());
+            drop(places.acquire_many(PLACES).await);
         }
     }
 
@@ -231,7 +269,30 @@ mod tests {
         assert_eq!(places.available_permits(), 0);
         sleep(REST).await;
         assert!(read(&mut watch).await.1);
-        assert_eq!(places.available_permits(), usize::try_from(PLACES).unwrap());
+        drop(places.acquire_many(PLACES).await);
+    }
+
+    /// It may wait for a place itself meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_large_line_whose_reader_does_something_else_holds_no_place() {
+        let places = places();
+        let unfinished = || {
+            let mut watch = watch(&[3 * SMALL], &places);
+            watch.body.0.pop_back();
+            watch
+        };
+        let (mut reads, mut waits) = (unfinished(), unfinished());
+        read(&mut reads).await;
+        let (of_second, _) = read(&mut waits).await;
+        assert!(of_second[0] < SMALL + 64 * 1024, "{of_second:?}");
+        sleep(2 * REST).await;
+        // The turn of the second has passed as well.
+        let permits = places.acquire_many(PLACES);
+        drop(tokio::time::timeout(REST, permits).await.unwrap());
+        for watch in [&mut reads, &mut waits] {
+            let (rest, ended) = read(watch).await;
+            assert!(ended && rest.is_empty(), "{rest:?}");
+        }
     }
 
     #[tokio::test]

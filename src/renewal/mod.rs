@@ -53,14 +53,16 @@ impl Renewals {
         let (renewal, mut gone) = (self.of(&key), ticket.changed());
         // An order on record is cleaned up although the renewal is cut off; one without a record ends at its next look.
         let given_up = async { gone.changed().await.is_ok() && self.running_orders.contains(&key) };
+        let attempt = async {
+            match renewal.attempt().await {
+                Ok(Outcome::Renewed | Outcome::Tidied) => Finished::Wrote,
+                Ok(Outcome::Later(at, why)) => Finished::Later(at, why),
+                Ok(Outcome::Stuck(at, stuck, why)) => Finished::Stuck(at, stuck, why),
+                Err(failure) => renewal.on_failure(failure).await,
+            }
+        };
         let finished = tokio::select! {
-            ended = timeout(self.longest, renewal.attempt()) => match ended {
-                Ok(Ok(Outcome::Renewed | Outcome::Tidied)) => Finished::Wrote,
-                Ok(Ok(Outcome::Later(at, why))) => Finished::Later(at, why),
-                Ok(Ok(Outcome::Stuck(at, stuck, why))) => Finished::Stuck(at, stuck, why),
-                Ok(Err(failure)) => renewal.on_failure(failure).await,
-                Err(_) => renewal.took_too_long(),
-            },
+            ended = timeout(self.longest, attempt) => ended.unwrap_or_else(|_| renewal.took_too_long()),
             // The Secret is gone. One of the same name may exist by now, and waits.
             true = given_up => Finished::Later(UnixTime::now(), None),
         };

@@ -30,6 +30,10 @@ pub use crate::certificate::x509::{Abilities, DistinguishedName};
 /// Largest input that is read, in bytes: a Secret holds at most 1 MiB (`MaxSecretSize` of Kubernetes).
 pub const MAX_BYTES: usize = 1 << 20;
 
+/// Longest issuer's name and public key that are kept of a leaf, in bytes of DER: a renewal holds its leaf for minutes. A
+/// key of RSA with 16384 bits has 2 KiB.
+const MOST_KEPT: usize = 16 * 1024;
+
 /// Most certificates of the issuer's name whose keys are tried on the leaf's signature.
 const MOST_ISSUERS: usize = 4;
 
@@ -67,9 +71,9 @@ pub struct Leaf {
     pub self_signed: bool,
     /// The type of its key, if it is one that can be asked for.
     pub key_type: Option<KeyType>,
-    /// `subjectPublicKeyInfo`, DER.
+    /// `subjectPublicKeyInfo`, DER; empty if it is too long to keep.
     pub public_key: Box<[u8]>,
-    /// Who signed it, as the certificate says; for people and for comparison.
+    /// Who signed it, as the certificate says; for people and for comparison. Unreadable if it is too long to keep.
     pub issuer: DistinguishedName,
     /// Content octets of the serial number as encoded, a leading zero kept (RFC 9773, 4.1 wants them).
     pub serial: Box<[u8]>,
@@ -238,6 +242,14 @@ pub(crate) fn leaf_of(all: &[Certificate<'_>]) -> usize {
     first.map_or(0, |(at, _)| at)
 }
 
+/// A field of a leaf as it is kept: nothing of one that is longer than any that is made.
+fn kept(field: &[u8]) -> &[u8] {
+    if field.len() > MOST_KEPT {
+        return &[];
+    }
+    field
+}
+
 /// The end of the certificate that signed the leaf, if it comes before the leaf's; the latest of several for one key.
 ///
 /// What is above that one does not count: a cross-signed root at the end of a chain may have expired, and clients that
@@ -355,8 +367,8 @@ impl Leaf {
             // Equal names decide if the signature cannot be checked.
             self_signed: same_name && certificate.is_signed_by(certificate) != Some(false),
             key_type: KeyType::of_spki(certificate.public_key),
-            public_key: certificate.public_key.into(),
-            issuer: certificate.issuer.into(),
+            public_key: kept(certificate.public_key).into(),
+            issuer: kept(certificate.issuer).into(),
             serial: certificate.short_serial().into(),
             authority_key_id: certificate.authority_key_id().map(Into::into),
             abilities: certificate.abilities(),

@@ -33,7 +33,6 @@ type Ended = (Box<str>, Outcome);
 pub(super) struct Batch<'a> {
     rollouts: &'a Rollouts,
     namespace: &'a Arc<str>,
-    requests: &'a [Request],
     users: &'a Users,
     /// The Secrets that are rolled out.
     secrets: Vec<Box<str>>,
@@ -81,13 +80,12 @@ impl<'a> Batch<'a> {
             judge: Again {
                 rollouts,
                 namespace,
-                requests,
+                requests: requests.iter().map(|it| (&*it.secret, it)).collect(),
                 overruled: Mutex::default(),
             },
             standing: Mutex::new(steps.iter().map(kept).collect()),
             rollouts,
             namespace,
-            requests,
             users,
             secrets,
             steps,
@@ -124,7 +122,7 @@ impl<'a> Batch<'a> {
     }
 
     fn request(&self, secret: &str) -> Option<&Request> {
-        self.requests.iter().find(|it| *it.secret == *secret)
+        self.judge.requests.get(secret).copied()
     }
 
     /// Rolls the workloads, and sends how that ended for each Secret.

@@ -2,7 +2,7 @@
 //!
 //! The same judgement applies when a batch is planned, and again before each effect on a workload.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cert_renew_core::assess::{self, Assessment};
@@ -191,7 +191,7 @@ impl Rollouts {
 pub(super) struct Again<'a> {
     pub(super) rollouts: &'a Rollouts,
     pub(super) namespace: &'a Arc<str>,
-    pub(super) requests: &'a [Request],
+    pub(super) requests: HashMap<&'a str, &'a Request>,
     /// The Secrets whose overruled change window was already reported.
     pub(super) overruled: Mutex<BTreeSet<Box<str>>>,
 }
@@ -218,7 +218,7 @@ impl Again<'_> {
             shut,
         };
         let key = SecretRef::new(Arc::clone(namespace), secret);
-        let planned = requests.iter().find(|request| *request.secret == *secret);
+        let planned = requests.get(secret);
         let (Some(planned), Some(entry)) = (planned, rollouts.shared.entry(&key)) else {
             return Err(withdrawn(Not::until(now + AGAIN, None), true));
         };

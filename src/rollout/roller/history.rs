@@ -3,7 +3,7 @@
 //! Pure: the instant is an argument. Leaves that are new to a workload never count, so certificates may be as
 //! short-lived as they like; only leaves that it was patched for before do.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use cert_renew_core::rollout::types::Step;
@@ -27,7 +27,7 @@ pub(super) struct History(HashMap<(Box<str>, WorkloadRef), VecDeque<Patched>>);
 struct Patched {
     at: Instant,
     /// The leaves that it wrote, hashed with their Secrets.
-    leaves: Vec<u64>,
+    leaves: HashSet<u64>,
     /// All of its leaves had been written before.
     repeats: bool,
 }
@@ -47,7 +47,7 @@ impl History {
         let id = step.workload.id.clone();
         let patches = self.0.entry((namespace.into(), id)).or_default();
         let leaves = step.leaves.iter();
-        let leaves: Vec<u64> = leaves
+        let leaves: HashSet<u64> = leaves
             .map(|due| hash(&format!("{} {}", due.secret, due.value())))
             .collect();
         let repeats = leaves

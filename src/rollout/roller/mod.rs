@@ -12,7 +12,7 @@ mod standings;
 mod step;
 pub(super) mod wait;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +45,9 @@ use crate::rollout::listing::{self, Absent};
 /// holds one for seconds, and the next free one goes to the namespace that has the fewest.
 const CONNECTIONS: usize = 64;
 const CONNECTIONS_PER_NAMESPACE: usize = 16;
+/// Most Secrets of a batch that are read at a time because they have changed: thousands may change at once, each as large
+/// as a Secret may be.
+const LOOKS: usize = 8;
 
 /// What all rollouts of a process share.
 pub struct Roller {
@@ -164,7 +167,7 @@ impl Roller {
         let mut released = since;
         let mut running = FuturesUnordered::new();
         let mut handles: BTreeMap<usize, AbortHandle> = BTreeMap::new();
-        let mut looking = FuturesUnordered::new();
+        let (mut hinted, mut looking) = (BTreeSet::<Box<str>>::new(), FuturesUnordered::new());
         loop {
             for number in queue.begin() {
                 let step = Arc::clone(queue.step(number));
@@ -185,6 +188,14 @@ impl Roller {
             }
             if running.is_empty() {
                 return;
+            }
+            while looking.len() < LOOKS
+                && let Some(secret) = hinted.pop_first()
+            {
+                looking.push(async move {
+                    let looked = batch.looks.look(&secret).await;
+                    (secret, looked)
+                });
             }
             let stopped = tokio::select! {
                 Some((number, result)) = running.next() => {
@@ -210,10 +221,7 @@ impl Roller {
                     continue;
                 }
                 Some(secret) = hints.next() => {
-                    looking.push(async move {
-                        let looked = batch.looks.look(&secret).await;
-                        (secret, looked)
-                    });
+                    hinted.insert(secret);
                     continue;
                 }
                 Some((secret, looked)) = looking.next() => match looked {
@@ -287,10 +295,11 @@ impl Roller {
 mod tests {
     use std::convert::Infallible;
     use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use cert_renew_core::time::UnixTime;
-    use futures::FutureExt as _;
     use futures::future::BoxFuture;
+    use futures::{FutureExt as _, stream};
     use http::{Request, Response};
     use kube::client::Body;
     use tower::service_fn;
@@ -303,6 +312,44 @@ mod tests {
         fn judge<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), looks::Withdrawal>> {
             async { Ok(()) }.boxed()
         }
+    }
+
+    /// Counts the looks that run at the same time; none of them ends.
+    #[derive(Default)]
+    struct Never(AtomicUsize);
+
+    impl Judge for Never {
+        fn judge<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), looks::Withdrawal>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            pending().boxed()
+        }
+    }
+
+    /// Each reads a whole Secret.
+    #[tokio::test(start_paused = true)]
+    async fn a_few_secrets_that_have_changed_are_looked_at_at_a_time() {
+        let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+        let roller = Roller::new(Client::new(silent, "n"), &RolloutConfig::default());
+        let names: Vec<Box<str>> = (0..1_000).map(|it| format!("tls-{it}").into()).collect();
+        let texts: Vec<&str> = names.iter().map(|it| &**it).collect();
+        let judge = Never::default();
+        let rollout = Rollout {
+            namespace: "shop",
+            secrets: &names,
+            steps: vec![Arc::new(cert_renew_core::testing::of_secrets(
+                "web", &texts,
+            ))],
+            judge: &judge,
+            looks: BTreeMap::new(),
+            since: Instant::now(),
+            hints: stream::iter(names.clone()).chain(stream::pending()).boxed(),
+        };
+        let rolled = roller.roll(rollout, |_| {}, |_, _| {});
+        let rolled = tokio::time::timeout(Duration::from_secs(5), rolled).await;
+        assert!(rolled.is_err(), "it waits for ever");
+        let running = judge.0.load(Ordering::Relaxed);
+        // The step looks at its own, as many at a time.
+        assert!((LOOKS..=2 * LOOKS).contains(&running), "{running}");
     }
 
     #[tokio::test]

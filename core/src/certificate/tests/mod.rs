@@ -273,6 +273,11 @@ fn the_first_extension_of_a_kind_counts_and_none_behind_a_broken_one() {
         of(vec![one.clone(), other.clone()]),
         [Name::Dns("one.example".into())]
     );
+    let unreadable = forge::tlv(0x30, b"\x06\x03\x55\x1d\x11\x05\x00");
+    assert_eq!(
+        of(vec![unreadable.clone(), one.clone()]),
+        of(vec![unreadable])
+    );
     let broken = forge::tlv(0x30, b"\x06\x09");
     assert_eq!(
         of(vec![one.clone(), broken.clone(), other]),
@@ -289,6 +294,23 @@ fn an_issuer_without_a_name_is_told_as_one() {
     };
     let issuer = leaf(forged.pem().as_bytes()).unwrap().issuer;
     assert_eq!(issuer.to_string(), "a CA without a name");
+}
+
+/// A renewal holds its leaf for minutes.
+#[test]
+fn of_an_issuer_and_a_key_that_no_ca_makes_nothing_is_kept() {
+    let of = |length: usize| {
+        let forged = forge::Forged {
+            issuer: forge::common_name(0x0c, &vec![b'x'; length]),
+            key: forge::public_key(&vec![4; length]),
+            ..forge::Forged::default()
+        };
+        let leaf = leaf(forged.pem().as_bytes()).unwrap();
+        (leaf.issuer.size(), leaf.public_key.len())
+    };
+    let (issuer, key) = of(8_000);
+    assert!(issuer > 8_000 && key > 8_000, "{issuer} {key}");
+    assert_eq!(of(300_000), (0, 0));
 }
 
 /// The memory kept of each Secret is bounded.

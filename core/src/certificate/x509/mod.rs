@@ -120,14 +120,17 @@ pub struct Certificate<'a> {
     signature: &'a [u8],
 }
 
-/// The values of the extensions that are looked at, each the first of its kind.
+/// The extensions that are looked at, each the first of its kind.
 #[derive(Clone, Default)]
 struct Extensions<'a> {
-    alternative_names: Option<&'a [u8]>,
-    key_usage: Option<&'a [u8]>,
-    basic_constraints: Option<&'a [u8]>,
-    authority_key_id: Option<&'a [u8]>,
+    alternative_names: Extension<'a>,
+    key_usage: Extension<'a>,
+    basic_constraints: Extension<'a>,
+    authority_key_id: Extension<'a>,
 }
+
+/// Whether there is one, and then its value, if that can be read.
+type Extension<'a> = Option<Option<&'a [u8]>>;
 
 // === impl DistinguishedName ===
 
@@ -281,7 +284,7 @@ impl<'a> Certificate<'a> {
     /// The names that the certificate is for: those of the SAN (RFC 5280, 4.2.1.6) if it has one, else the common name
     /// if that is a host name.
     pub fn names(&self) -> Names {
-        let Some(value) = self.extensions.alternative_names else {
+        let Some(value) = self.extensions.alternative_names.flatten() else {
             let name = common_name(self.subject).and_then(|name| name.parse().ok());
             let list: Vec<Name> = name.into_iter().collect();
             return Names {
@@ -302,12 +305,12 @@ impl<'a> Certificate<'a> {
             client: true,
             ..Abilities::default()
         };
-        if let Some(value) = self.extensions.key_usage {
+        if let Some(value) = self.extensions.key_usage.flatten() {
             let mut list = inside(value, Tag::Sequence);
             let purposes = std::iter::from_fn(|| list.as_mut()?.decode::<AnyRef<'_>>().ok());
             abilities.client = { purposes }.any(|it| CLIENT.contains(&it.value()));
         }
-        let value = self.extensions.alternative_names;
+        let value = self.extensions.alternative_names.flatten();
         let mut list = value.and_then(|value| inside(value, Tag::Sequence));
         while let Some(Ok(entry)) = list.as_mut().map(SliceReader::decode::<AnyRef<'_>>) {
             let tag = entry.header().tag();
@@ -321,7 +324,7 @@ impl<'a> Certificate<'a> {
 
     /// Whether there is a SAN at all.
     pub fn has_alternative_names(&self) -> bool {
-        self.extensions.alternative_names.is_some()
+        self.extensions.alternative_names.flatten().is_some()
     }
 
     /// Content octets of the serial number; empty if it is too long to keep.
@@ -334,13 +337,17 @@ impl<'a> Certificate<'a> {
 
     /// Whether it may certify others (RFC 5280, 4.2.1.9).
     pub fn is_ca(&self) -> bool {
-        let value = self.extensions.basic_constraints.unwrap_or_default();
+        let value = self
+            .extensions
+            .basic_constraints
+            .flatten()
+            .unwrap_or_default();
         inside(value, Tag::Sequence).is_some_and(|mut fields| fields.decode() == Ok(true))
     }
 
     /// `keyIdentifier` of the authority key identifier (RFC 5280, 4.2.1.1); none if it is too long to keep.
     pub fn authority_key_id(&self) -> Option<&'a [u8]> {
-        let value = self.extensions.authority_key_id?;
+        let value = self.extensions.authority_key_id.flatten()?;
         let first: AnyRef<'_> = inside(value, Tag::Sequence)?.decode().ok()?;
         let wanted = TagNumber(0).context_specific(false);
         let id = (first.header().tag() == wanted).then(|| first.value());
@@ -380,13 +387,13 @@ impl<'a> Extensions<'a> {
             && let Ok(oid) = fields.decode::<AnyRef<'_>>()
         {
             if let Some(kind) = found.of_kind(oid.value()) {
-                *kind = kind.or_else(|| value(&mut fields));
+                kind.get_or_insert_with(|| value(&mut fields));
             }
         }
         found
     }
 
-    fn of_kind(&mut self, oid: &[u8]) -> Option<&mut Option<&'a [u8]>> {
+    fn of_kind(&mut self, oid: &[u8]) -> Option<&mut Extension<'a>> {
         [
             (rfc5280::ID_CE_SUBJECT_ALT_NAME, &mut self.alternative_names),
             (rfc5280::ID_CE_EXT_KEY_USAGE, &mut self.key_usage),

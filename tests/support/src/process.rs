@@ -20,6 +20,8 @@ use crate::group::Group;
 const TAIL_LINES: usize = 25;
 /// Pause between two probes: short, since a bench starts in a few seconds and waits for several programs in turn.
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
+/// Longest time until a process has stopped that was told to.
+const STOPS: Duration = Duration::from_secs(20);
 /// Longest probe; one that hangs has failed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -86,10 +88,10 @@ impl Process {
         lock(&self.child).try_wait().ok().flatten()
     }
 
-    /// Sends a signal by its name without `SIG`, for example `TERM` or `STOP`.
+    /// Sends a signal by its name without `SIG`, for example `TERM`. After `STOP` none of its threads runs any more.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// When the process is gone, or does not stop.
     pub fn signal(&self, signal: &str) -> Result<()> {
         ensure!(self.exited().is_none(), "{} has ended already", self.name);
         self.expected.store(true, Ordering::Relaxed);
@@ -97,7 +99,25 @@ impl Process {
         let kill = format!("kill -s {signal} {}", self.id());
         let status = Command::new("sh").args(["-c", &kill]).status()?;
         ensure!(status.success(), "`{kill}` for {} failed", self.name);
+        let started = Instant::now();
+        while signal == "STOP" && !self.is_stopped() {
+            let name = &self.name;
+            ensure!(started.elapsed() < STOPS, "{name} does not stop");
+            std::thread::sleep(PROBE_PAUSE);
+        }
         Ok(())
+    }
+
+    /// Its threads stop one after the other, and one that still runs may answer.
+    fn is_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id()));
+        let threads = threads.into_iter().flatten().flatten();
+        let mut states = threads.filter_map(|it| fs::read_to_string(it.path().join("stat")).ok());
+        // The state follows the name, which stands in parentheses and may have any in it.
+        states.all(|stat| {
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, state)| state.starts_with('T'))
+        })
     }
 
     /// Ends it with SIGKILL and waits.

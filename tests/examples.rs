@@ -66,34 +66,42 @@ fn objects(path: &Path) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
+/// The objects of all manifests, each with its file.
+fn manifests() -> Result<Vec<(PathBuf, Value)>> {
+    let mut all = Vec::new();
+    for path in examples(&["yaml"])?
+        .into_iter()
+        .filter(|it| is_manifest(it))
+    {
+        let objects = objects(&path)?.into_iter();
+        all.extend(objects.map(|object| (path.clone(), object)));
+    }
+    Ok(all)
+}
+
 #[tokio::test]
 async fn every_manifest_is_accepted_without_a_warning() -> Result<()> {
     let bench = Bench::shared().await?;
     let space = Space::new(bench.client()?, "examples", "examples").await?;
     let mut accepted = 0;
-    for path in examples(&["yaml"])? {
-        if !is_manifest(&path) {
+    for (path, mut object) in manifests()? {
+        let group = object["apiVersion"].as_str().unwrap_or_default();
+        if FOREIGN.iter().any(|it| group.starts_with(it)) {
             continue;
         }
-        for mut object in objects(&path)? {
-            let group = object["apiVersion"].as_str().unwrap_or_default();
-            if FOREIGN.iter().any(|it| group.starts_with(it)) {
-                continue;
-            }
-            if object["kind"] != "Namespace" {
-                object["metadata"]["namespace"] = space.name.clone().into();
-            }
-            let dry_run = "apply --validate=strict --dry-run=server -f -";
-            let said = kubectl(bench, dry_run, &object.to_string())
-                .with_context(|| path.display().to_string())?;
-            // Of a Secret that is still empty the API server says that there is nothing to read.
-            let expected = "Warning: tls: failed to find any PEM data in certificate input";
-            let warnings = String::from_utf8_lossy(&said.stderr).replace(expected, "");
-            ensure!(!warnings.contains("Warning"), "{warnings}");
-            accepted += 1;
+        if object["kind"] != "Namespace" {
+            object["metadata"]["namespace"] = space.name.clone().into();
         }
+        let dry_run = "apply --validate=strict --dry-run=server -f -";
+        let said = kubectl(bench, dry_run, &object.to_string())
+            .with_context(|| path.display().to_string())?;
+        // Of a Secret that is still empty the API server says that there is nothing to read.
+        let expected = "Warning: tls: failed to find any PEM data in certificate input";
+        let warnings = String::from_utf8_lossy(&said.stderr).replace(expected, "");
+        ensure!(!warnings.contains("Warning"), "{warnings}");
+        accepted += 1;
     }
-    ensure!(accepted >= 20, "only {accepted} objects were applied");
+    ensure!(accepted >= 31, "only {accepted} objects were applied");
     Ok(())
 }
 
@@ -103,35 +111,30 @@ async fn applying_an_example_again_takes_no_certificate_away() -> Result<()> {
     let bench = Bench::shared().await?;
     let space = Space::new(bench.client()?, "again", "again").await?;
     let mut applied = 0;
-    for path in examples(&["yaml"])? {
+    for (path, mut object) in manifests()? {
         let guarded = GUARDED.iter().any(|it| path.ends_with(it));
-        if !is_manifest(&path) || guarded {
+        if guarded || object["kind"] != "Secret" {
             continue;
         }
-        for mut object in objects(&path)? {
-            if object["kind"] != "Secret" {
-                continue;
-            }
-            let namespace = &space.name;
-            let name = format!("again-{applied}");
-            object["metadata"]["namespace"] = namespace.clone().into();
-            object["metadata"]["name"] = name.clone().into();
-            let apply = |how: &str| kubectl(bench, &format!("{how} -f -"), &object.to_string());
-            apply("apply")?;
-            let data = json!({"data": {"tls.crt": "Y2VydA==", "tls.key": "a2V5"}});
-            let patch = format!("-n {namespace} patch secret {name} --type=merge -p {data}");
-            kubectl(bench, &patch, "")?;
-            apply("apply")?;
-            apply("apply --server-side --force-conflicts")?;
-            let secret = serde_json::to_value(space.secrets().get(&name).await?)?;
-            ensure!(
-                secret["data"] == data["data"],
-                "{}: {}",
-                path.display(),
-                secret["data"]
-            );
-            applied += 1;
-        }
+        let namespace = &space.name;
+        let name = format!("again-{applied}");
+        object["metadata"]["namespace"] = namespace.clone().into();
+        object["metadata"]["name"] = name.clone().into();
+        let apply = |how: &str| kubectl(bench, &format!("{how} -f -"), &object.to_string());
+        apply("apply")?;
+        let data = json!({"data": {"tls.crt": "Y2VydA==", "tls.key": "a2V5"}});
+        let patch = format!("-n {namespace} patch secret {name} --type=merge -p {data}");
+        kubectl(bench, &patch, "")?;
+        apply("apply")?;
+        apply("apply --server-side --force-conflicts")?;
+        let secret = serde_json::to_value(space.secrets().get(&name).await?)?;
+        ensure!(
+            secret["data"] == data["data"],
+            "{}: {}",
+            path.display(),
+            secret["data"]
+        );
+        applied += 1;
     }
     ensure!(applied >= 10, "only {applied} Secrets were applied");
     Ok(())

@@ -16,8 +16,9 @@ use crate::process::permit::{Look, Permit};
 
 /// Most rounds of looks at all Secrets of one step before the API server counts as too slow.
 const TRIES: usize = 3;
-/// Most Secrets of one step that are looked at at the same time.
-const AT_ONCE: usize = 8;
+/// Most Secrets that are looked at at the same time, for one step or because they have changed: each look reads a whole
+/// Secret, and thousands may change at once.
+pub(super) const AT_ONCE: usize = 8;
 /// Delay until a Secret is looked at again for which the API server was too slow.
 const AGAIN: Duration = Duration::from_secs(30);
 

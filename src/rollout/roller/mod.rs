@@ -45,9 +45,6 @@ use crate::rollout::listing::{self, Absent};
 /// holds one for seconds, and the next free one goes to the namespace that has the fewest.
 const CONNECTIONS: usize = 64;
 const CONNECTIONS_PER_NAMESPACE: usize = 16;
-/// Most Secrets of a batch that are read at a time because they have changed: thousands may change at once, each as large
-/// as a Secret may be.
-const LOOKS: usize = 8;
 
 /// What all rollouts of a process share.
 pub struct Roller {
@@ -189,7 +186,7 @@ impl Roller {
             if running.is_empty() {
                 return;
             }
-            while looking.len() < LOOKS
+            while looking.len() < looks::AT_ONCE
                 && let Some(secret) = hinted.pop_first()
             {
                 looking.push(async move {
@@ -349,7 +346,10 @@ mod tests {
         assert!(rolled.is_err(), "it waits for ever");
         let running = judge.0.load(Ordering::Relaxed);
         // The step looks at its own, as many at a time.
-        assert!((LOOKS..=2 * LOOKS).contains(&running), "{running}");
+        assert!(
+            (looks::AT_ONCE..=2 * looks::AT_ONCE).contains(&running),
+            "{running}"
+        );
     }
 
     #[tokio::test]

@@ -167,7 +167,7 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::task::yield_now;
-    use tokio::time::sleep;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
 
@@ -200,6 +200,13 @@ mod tests {
 
     fn places() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(usize::try_from(PLACES).unwrap()))
+    }
+
+    /// Whoever had places has given them back by now.
+    async fn all_are_free(places: &Semaphore) {
+        let all = timeout(REST / 2, places.acquire_many(PLACES)).await;
+        drop(all.expect("they are held").unwrap());
+        assert_eq!(places.available_permits(), usize::try_from(PLACES).unwrap());
     }
 
     /// The lengths of the lines until no more come, and whether the watch has ended.
@@ -237,7 +244,7 @@ mod tests {
             let mut watch = watch(&[10, large, 20], &places);
             assert_eq!(read(&mut watch).await, (vec![10, large], true));
             assert!(watch.is_ended());
-            drop(places.acquire_many(PLACES).await);
+            all_are_free(&places).await;
         }
     }
 
@@ -269,7 +276,7 @@ mod tests {
         assert_eq!(places.available_permits(), 0);
         sleep(REST).await;
         assert!(read(&mut watch).await.1);
-        drop(places.acquire_many(PLACES).await);
+        all_are_free(&places).await;
     }
 
     /// It may wait for a place itself meanwhile.
@@ -287,8 +294,7 @@ mod tests {
         assert!(of_second[0] < SMALL + 64 * 1024, "{of_second:?}");
         sleep(2 * REST).await;
         // The turn of the second has passed as well.
-        let permits = places.acquire_many(PLACES);
-        drop(tokio::time::timeout(REST, permits).await.unwrap());
+        all_are_free(&places).await;
         for watch in [&mut reads, &mut waits] {
             let (rest, ended) = read(watch).await;
             assert!(ended && rest.is_empty(), "{rest:?}");

@@ -6,7 +6,7 @@
 //! none. Each namespace has a token bucket, and each Secret is written more and more rarely if somebody keeps putting
 //! the former text back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use cert_renew_core::assess::{self, Assessment};
@@ -22,6 +22,7 @@ use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::state_line::{self, Facts, StateLine};
 use cert_renew_core::verdict::{State, since};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -42,8 +43,8 @@ const LONGEST_APART: Duration = Duration::from_secs(3_600);
 const MOST_REMEMBERED: usize = 4_096;
 /// Time between two looks at objects that annotations name and that do not exist: they may have been made since.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
-/// Most Secrets that are looked at again so.
-const MOST_OPEN: usize = 1_000;
+/// Longest look at what annotations name: lists of large workloads take long, and one that takes longer is put off.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// Whether a Secret needs a look: what stands on it is not what would be written, or its annotations name objects that
 /// were not looked for.
@@ -91,40 +92,34 @@ fn names_objects(assessment: &Assessment) -> bool {
 
 /// Writes what is outdated until the term ends.
 pub async fn follow(all: &Handles, done: &UnboundedSender<Done>) {
-    let mut allowance = TokenBucket::new(AT_ONCE);
-    let mut writes = Writes::default();
-    let mut open: HashSet<SecretRef> = HashSet::new();
-    let mut again = tokio::time::interval(LOOK_AGAIN);
-    loop {
-        let keys = tokio::select! {
-            keys = all.notes.next() => keys,
-            _ = again.tick() => std::mem::take(&mut open),
-        };
-        for key in keys {
-            let now = Instant::now();
-            if !writes.may(now, &key) || !allowance.take(now.into_std(), &key.namespace) {
-                all.notes.add(&key);
-                continue;
-            }
-            match look(all, &key, done).await {
-                Ok(Looked { wrote, missing }) => {
-                    if wrote {
-                        writes.count(now, &key);
-                    }
-                    if missing && open.len() < MOST_OPEN {
-                        open.insert(key);
-                    }
+    let allowance = Mutex::new(TokenBucket::new(AT_ONCE));
+    let writes = Mutex::new(Writes::default());
+    let look = async |key: SecretRef| {
+        let now = Instant::now();
+        let may = || allowance.lock().take(now.into_std(), &key.namespace);
+        if !writes.lock().may(now, &key) || !may() {
+            all.notes.add(&key);
+            return;
+        }
+        match look(all, &key, done).await {
+            Ok(Looked { wrote, missing }) => {
+                if wrote {
+                    writes.lock().count(now, &key);
                 }
-                Err(error) => {
-                    let text = error_chain(&error);
-                    tracing::info!(secret = %key, error = text, "the line of its state cannot be written");
-                    if error.is_uncertain() || matches!(error, cluster::Error::Conflict { .. }) {
-                        all.notes.add(&key);
-                    }
+                if missing {
+                    all.notes.add_after(&key, LOOK_AGAIN);
+                }
+            }
+            Err(error) => {
+                let text = error_chain(&error);
+                tracing::info!(secret = %key, error = text, "the line of its state cannot be written");
+                if error.is_uncertain() || matches!(error, cluster::Error::Conflict { .. }) {
+                    all.notes.add(&key);
                 }
             }
         }
-    }
+    };
+    all.notes.each(look).await;
 }
 
 /// What a look came to.
@@ -160,7 +155,12 @@ async fn look(
     if assessment.copied_record {
         return Ok(nothing);
     }
-    let found = lookups::problems(all, key, &secret, &assessment).await;
+    let found = lookups::problems(all, key, &secret, &assessment);
+    let Ok(found) = tokio::time::timeout(LONGEST_LOOK, found).await else {
+        tracing::info!(secret = %key, "what its annotations name could not be looked up in time");
+        all.notes.add_after(key, LOOK_AGAIN);
+        return Ok(nothing);
+    };
     // The receiver is dropped only with the term.
     let texts = found.iter().map(|(_, problem)| problem.to_string());
     let _ = done.send(Done::LookedUp(key.clone(), texts.collect()));

@@ -5,7 +5,8 @@
 //!
 //! A change of the annotations that we know or of the certificate is judged by the task that acts on it; where that has
 //! to wait, or the Secret is new so that no task acts, it is judged here too. An unchanged Secret costs nothing here,
-//! however many there are. Each namespace has a token bucket, and the queue is bounded.
+//! however many there are. Each namespace has a token bucket, and [`Doubts`](crate::context::doubts::Doubts) takes them in
+//! turn.
 
 use cert_renew_core::assess::{self, Assessment};
 use cert_renew_core::certificate::pair::{self, Look, PairFault};
@@ -16,6 +17,7 @@ use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
+use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -48,21 +50,23 @@ pub fn is_hidden(before: &Observed, now: &Observed) -> bool {
 
 /// Looks at doubted Secrets until the term ends.
 pub async fn follow(all: &Handles, done: &UnboundedSender<Done>) {
-    let mut allowance = TokenBucket::new(AT_ONCE);
-    loop {
-        for key in all.shared.doubts.next().await {
-            if allowance.take(Instant::now().into_std(), &key.namespace) {
-                let looked = look(all, &key, done).await;
-                looked.unwrap_or_else(|error| {
-                    tracing::info!(secret = %key, error = %error_chain(&error), "the pair cannot be looked at");
-                    // It is tried again when the API server answers again.
-                    if error.is_uncertain() {
-                        all.shared.doubts.add(&key);
-                    }
-                });
+    let allowance = Mutex::new(TokenBucket::new(AT_ONCE));
+    let doubts = &all.shared.doubts;
+    let look = async |key: SecretRef| {
+        let now = Instant::now().into_std();
+        if !allowance.lock().take(now, &key.namespace) {
+            doubts.add(&key);
+            return;
+        }
+        if let Err(error) = look(all, &key, done).await {
+            tracing::info!(secret = %key, error = %error_chain(&error), "the pair cannot be looked at");
+            // It is tried again when the API server answers again.
+            if error.is_uncertain() {
+                doubts.add(&key);
             }
         }
-    }
+    };
+    doubts.each(look).await;
 }
 
 /// Reads one Secret and reports its pair's fault, once.

@@ -181,7 +181,11 @@ pub(crate) mod tests {
     /// its config.
     pub(crate) fn without_an_answer() -> (Arc<Shared>, watch::Sender<Arc<Config>>) {
         let silent = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
-        let client = Client::new(silent, "cert-renew");
+        with(Client::new(silent, "cert-renew"))
+    }
+
+    /// The same with this client.
+    pub(crate) fn with(client: Client) -> (Arc<Shared>, watch::Sender<Arc<Config>>) {
         let metrics = Arc::new(Metrics::new().unwrap());
         let events = Events::start(client.clone(), None, &metrics);
         let config = Config::parse("issuers: {}").unwrap();

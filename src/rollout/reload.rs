@@ -167,7 +167,7 @@ impl Roller {
         round: Round,
         mut waits: impl FnMut() + Send,
     ) -> Result<ReloadResult, Error> {
-        let (of, leaves) = ((namespace, &step.workload.id), leaves_of(step));
+        let (of, leaves) = ((namespace, &step.workload.id), Leaves::of(step));
         let written: Option<Vec<UnixTime>> = step.leaves.iter().map(|due| due.written).collect();
         let written = written.and_then(|all| all.into_iter().max());
         // It was not well before: this check is repeated by later ones.
@@ -179,15 +179,15 @@ impl Roller {
         let mut asked = ReloadResult::default();
         let (mut last, mut fewest, mut pause) = (Instant::now(), usize::MAX, LOOK_AGAIN);
         loop {
-            let pods = pods::running(&self.client, namespace, &step.workload.selector).await?;
-            let answered = |pod: &RunningPod| self.answered.has(of, &leaves, round, &pod.uid);
+            let pods = self.pods_of(namespace, &step.workload).await?;
+            let answered = |pod: &RunningPod| self.answered.has(of, leaves, round, &pod.uid);
             let (ready, waiting): (Vec<RunningPod>, Vec<RunningPod>) = { pods.into_iter() }
                 .filter(|pod| !answered(pod))
                 .partition(|pod| pod.ready);
             let ready = (namespace, ready);
             let now = self.ask(ready, step, asks, looks, waited).await;
             for uid in &now.answered {
-                self.answered.note(of, &leaves, round, uid);
+                self.answered.note(of, leaves, round, uid);
             }
             asked.reloaded += now.answered.len();
             (asked.failed, asked.withdrawn) = (now.failed, now.withdrawn);
@@ -240,10 +240,10 @@ impl Roller {
         some: &[Pod],
     ) -> Result<ReloadResult, Error> {
         let (looks, waited) = (Looks::new(judge, BTreeMap::new()), Instant::now());
-        let mut pods = pods::ready(&self.client, namespace, &step.workload.selector).await?;
-        pods.retain(|pod| some.iter().any(|named| named.uid == pod.uid));
+        let mut pods = self.pods_of(namespace, &step.workload).await?;
+        pods.retain(|pod| pod.ready && some.iter().any(|named| named.uid == pod.uid));
         let of = (namespace, &step.workload.id);
-        if pods.is_empty() || !self.answered.may_help(of, &leaves_of(step)) {
+        if pods.is_empty() || !self.answered.may_help(of, Leaves::of(step)) {
             return Ok(ReloadResult::default());
         }
         let Answers {
@@ -276,10 +276,19 @@ impl Roller {
         workload: &Workload,
         some: &[Pod],
     ) -> Result<bool, Error> {
-        let pods = pods::ready(&self.client, namespace, &workload.selector).await?;
-        Ok(pods
-            .iter()
-            .any(|pod| some.iter().any(|named| named.uid == pod.uid)))
+        let pods = self.pods_of(namespace, workload).await?;
+        let is_named = |pod: &RunningPod| some.iter().any(|named| named.uid == pod.uid);
+        Ok(pods.iter().any(|pod| pod.ready && is_named(pod)))
+    }
+
+    /// The running pods of a workload. Many conclusions may want those of the same one.
+    async fn pods_of(
+        &self,
+        namespace: &str,
+        workload: &Workload,
+    ) -> Result<Vec<RunningPod>, Error> {
+        let _place = self.place_for_request(namespace).await;
+        pods::running(&self.client, namespace, &workload.selector).await
     }
 
     async fn ask(
@@ -379,13 +388,6 @@ async fn post(
 ) -> Option<reqwest::Result<reqwest::Response>> {
     permit.spend()?;
     Some(client.post(url).send().await)
-}
-
-fn leaves_of(step: &Step) -> Leaves {
-    let leaves = step.leaves.iter();
-    leaves
-        .map(|due| (due.secret.clone(), (due.leaf, due.with)))
-        .collect()
 }
 
 fn client() -> Result<reqwest::Client, &'static str> {

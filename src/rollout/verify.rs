@@ -189,7 +189,10 @@ impl Roller {
 
     async fn look(&self, namespace: &str, proof: &Proof) -> Result<Verified, Error> {
         let mut verified = Verified::default();
-        let found = match pods::behind(&self.client, namespace, &proof.service).await? {
+        let place = self.place_for_request(namespace).await;
+        let behind = pods::behind(&self.client, namespace, &proof.service).await;
+        drop(place);
+        let found = match behind? {
             Behind::Pods(found) => found,
             Behind::Nothing(why) => {
                 verified.unknown.push(why);

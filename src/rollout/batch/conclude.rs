@@ -42,6 +42,9 @@ impl Rolled<'_> {
             conclusion = self.conclusion(outcome) => conclusion,
             withdrawal = self.superseded(changed) => Conclusion::Withdrawn(withdrawal),
         };
+        // Before what is written is gathered: until then it may change.
+        let roller = rollouts.roller();
+        let _place = roller.place_for_request(&key.namespace).await;
         let now = UnixTime::now();
         let halt = |workload| HaltNote {
             workload,
@@ -143,8 +146,12 @@ impl Rolled<'_> {
 
     /// Waits until a Secret is withdrawn; looks at it when the watch gives a reason.
     async fn superseded(&self, mut changed: watch::Receiver<()>) -> Withdrawal {
+        let roller = self.rollouts.roller();
         while changed.changed().await.is_ok() {
-            if let Err(withdrawal) = self.judge.judge(&self.request.secret).await
+            let place = roller.place_for_request(&self.key.namespace).await;
+            let judged = self.judge.judge(&self.request.secret).await;
+            drop(place);
+            if let Err(withdrawal) = judged
                 && withdrawal.superseded
             {
                 return withdrawal;
@@ -196,5 +203,140 @@ impl Rolled<'_> {
             }
         }
         secrets::patch(client, &head, &changes).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use cert_renew_core::rollout::{Ask, How, Request, Step};
+    use cert_renew_core::secret::SecretRef;
+    use cert_renew_core::secret::object::head::Head;
+    use cert_renew_core::testing::of_secrets;
+    use futures::FutureExt as _;
+    use futures::future::{BoxFuture, join_all};
+    use http::Response;
+    use kube::Client;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use tokio::time::{sleep, timeout};
+    use tower::service_fn;
+
+    use super::*;
+    use crate::context::tests::with;
+    use crate::rollout::Judge;
+    use crate::rollout::rollouts::Rollouts;
+
+    /// Counts what runs at the same time. Each takes a moment.
+    #[derive(Default)]
+    struct Counted {
+        running: AtomicUsize,
+        most: AtomicUsize,
+        ended: AtomicUsize,
+    }
+
+    impl Counted {
+        async fn run(&self) {
+            let running = self.running.fetch_add(1, Relaxed) + 1;
+            self.most.fetch_max(running, Relaxed);
+            sleep(Duration::from_millis(20)).await;
+            self.running.fetch_sub(1, Relaxed);
+            self.ended.fetch_add(1, Relaxed);
+        }
+
+        fn most_and_all(&self) -> (usize, usize) {
+            (self.most.load(Relaxed), self.ended.load(Relaxed))
+        }
+    }
+
+    impl Judge for Counted {
+        fn judge<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Withdrawal>> {
+            self.run().map(Ok).boxed()
+        }
+    }
+
+    /// Rollouts whose API server counts its requests, and has nothing.
+    fn rollouts(requests: &Arc<Counted>) -> Rollouts {
+        let requests = Arc::clone(requests);
+        let answer = move |_: http::Request<Body>| {
+            let requests = Arc::clone(&requests);
+            async move {
+                requests.run().await;
+                let gone = Response::builder().status(404).body(Body::empty());
+                Ok::<_, Infallible>(gone.unwrap())
+            }
+        };
+        let (shared, _) = with(Client::new(service_fn(answer), "cert-renew"));
+        Rollouts::new(shared, Arc::default())
+    }
+
+    /// Concludes 300 Secrets of each of these namespaces at the same time, within a minute.
+    async fn conclude(
+        rollouts: &Rollouts,
+        namespaces: &[&str],
+        (steps, judge): (&[Arc<Step>], &Counted),
+        changed: &watch::Receiver<()>,
+    ) {
+        let one = |key| conclude_one(rollouts, key, (steps, judge), changed);
+        let keys = namespaces.iter().flat_map(|namespace| {
+            let names = (0..300).map(|number| format!("tls-{number}"));
+            names.map(|name| SecretRef::new(*namespace, name))
+        });
+        let all = join_all(keys.map(one));
+        let _ = timeout(Duration::from_secs(60), all).await;
+    }
+
+    async fn conclude_one(
+        rollouts: &Rollouts,
+        key: SecretRef,
+        (steps, judge): (&[Arc<Step>], &Counted),
+        changed: &watch::Receiver<()>,
+    ) {
+        let rolled = Rolled {
+            rollouts,
+            key: &key,
+            request: &Request::first_sight(&key.name, "uid", None),
+            head: &Head::of(&key.namespace, &key.name, "uid", "1"),
+            proof: None,
+            before: None,
+            steps,
+            users: &[],
+            standing: &Mutex::default(),
+            judge,
+        };
+        rolled.conclude(Outcome::Done, changed.clone()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_conclusions_are_written_at_a_time() {
+        for (namespaces, expected) in [(&["shop"][..], 4), (&["shop", "news", "loud"][..], 8)] {
+            let requests = Arc::new(Counted::default());
+            let (_kept, changed) = watch::channel(());
+            let rolled: (&[_], _) = (&[], &Counted::default());
+            conclude(&rollouts(&requests), namespaces, rolled, &changed).await;
+            let all = 300 * namespaces.len();
+            assert_eq!(requests.most_and_all(), (expected, all));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_secrets_that_change_while_they_are_confirmed_are_looked_at_at_a_time() {
+        for (namespaces, expected) in [(&["shop"][..], 4), (&["shop", "news", "loud"][..], 8)] {
+            let (looks, requests) = (Counted::default(), Arc::default());
+            let (change, changed) = watch::channel(());
+            change.send(()).unwrap();
+            let mut step = of_secrets("web", &["tls"]);
+            let (port, path) = (9000, "/reload".into());
+            // Its pods are asked again in some minutes.
+            step.how = How::Reload(vec![Ask { port, path }]);
+            let rolled: (&[_], _) = (&[Arc::new(step)], &looks);
+            conclude(&rollouts(&requests), namespaces, rolled, &changed).await;
+            let all = 300 * namespaces.len();
+            assert_eq!(looks.most_and_all(), (expected, all));
+            assert_eq!(requests.most_and_all(), (0, 0));
+        }
     }
 }

@@ -257,9 +257,14 @@ impl Rolled<'_> {
     async fn help(&self, verified: &Verified) -> Result<Option<Outcome>, Error> {
         let (namespace, roller) = (&*self.key.namespace, self.rollouts.roller());
         let stale = &verified.stale;
-        let workloads = roller.list(namespace).await?;
+        // Only those that use the Secret are kept.
+        let workloads = {
+            let _place = roller.place_for_request(namespace).await;
+            let listed = roller.list(namespace).await?;
+            cert_renew_core::rollout::using(self.request, &listed)
+        };
         let (mut steps, mut asked) = (Vec::new(), false);
-        for workload in cert_renew_core::rollout::using(self.request, &workloads) {
+        for workload in workloads {
             let mut before = self.asked();
             if let Some((step, asks)) = before.find(|(step, _)| step.workload.id == workload.id) {
                 let again = roller.ask_some(namespace, step, asks, self.judge, stale);

@@ -60,11 +60,7 @@ pub(in crate::rollout) enum Behind {
 ///
 /// # Errors
 /// When they cannot be listed.
-pub(in crate::rollout) async fn ready(
-    client: &Client,
-    namespace: &str,
-    selector: &str,
-) -> Result<Vec<RunningPod>, Error> {
+async fn ready(client: &Client, namespace: &str, selector: &str) -> Result<Vec<RunningPod>, Error> {
     let mut pods = running(client, namespace, selector).await?;
     pods.retain(|pod| pod.ready);
     Ok(pods)

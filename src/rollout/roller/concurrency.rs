@@ -39,8 +39,18 @@ struct State {
     numbers: u64,
 }
 
-/// The waiting callers of one namespace, by rank and then by arrival.
-type Waiting = BTreeMap<(UnixTime, u64), oneshot::Sender<RolloutSlot>>;
+/// The waiting callers of one namespace.
+type Waiting = BTreeMap<Key, oneshot::Sender<RolloutSlot>>;
+
+/// Rank and then arrival.
+type Key = (UnixTime, u64);
+
+/// Takes a caller out of the queue when it no longer waits: thousands may stop waiting at once.
+struct Queued<'a> {
+    budget: &'a Budget,
+    namespace: &'a str,
+    key: Key,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -78,13 +88,7 @@ impl Budget {
         urgency: UnixTime,
     ) -> RolloutSlot {
         let (called, mut call) = oneshot::channel();
-        {
-            let (now, mut state) = (UnixTime::now(), self.state());
-            state.numbers += 1;
-            let key = (rank(now, urgency), state.numbers);
-            let of = state.waiting.entry(namespace.into()).or_default();
-            of.insert(key, called);
-        }
+        let _queued = self.queue(namespace, urgency, called);
         self.call();
         loop {
             let passed_on = self.state().passed_on();
@@ -94,6 +98,24 @@ impl Budget {
                 place = &mut call => return place.unwrap_or(RolloutSlot { of: None }),
                 () = sleep_until(passed_on) => self.call(),
             }
+        }
+    }
+
+    fn queue<'a>(
+        &'a self,
+        namespace: &'a str,
+        urgency: UnixTime,
+        called: oneshot::Sender<RolloutSlot>,
+    ) -> Queued<'a> {
+        let (now, mut state) = (UnixTime::now(), self.state());
+        state.numbers += 1;
+        let key = (rank(now, urgency), state.numbers);
+        let of = state.waiting.entry(namespace.into()).or_default();
+        of.insert(key, called);
+        Queued {
+            budget: self,
+            namespace,
+            key,
         }
     }
 
@@ -110,8 +132,11 @@ impl Budget {
             let place = RolloutSlot {
                 of: Some((Arc::clone(self), number)),
             };
-            // A caller that no longer waits drops the place, which calls the next one.
-            let _ = called.send(place);
+            // The caller has just stopped waiting. Dropping the place would call the next one from within this call.
+            if let Err(mut place) = called.send(place) {
+                place.of = None;
+                self.state().give_back(number);
+            }
         }
     }
 }
@@ -154,6 +179,17 @@ impl State {
         Some((self.numbers, called))
     }
 
+    /// Takes a caller out of the queue, unless it was called.
+    fn leave(&mut self, namespace: &str, key: Key) {
+        let Some(of) = self.waiting.get_mut(namespace) else {
+            return;
+        };
+        of.remove(&key);
+        if of.is_empty() {
+            self.waiting.remove(namespace);
+        }
+    }
+
     /// Frees a place; false where it was passed on before.
     fn give_back(&mut self, number: u64) -> bool {
         let Some(Held { namespace, .. }) = self.held.remove(&number) else {
@@ -183,6 +219,12 @@ impl RolloutSlot {
         {
             budget.call();
         }
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.budget.state().leave(self.namespace, self.key);
     }
 }
 
@@ -333,5 +375,59 @@ mod tests {
         assert!(next.now_or_never().is_some());
         assert!(budget.state().held.is_empty());
         assert!(budget.state().taken.is_empty());
+    }
+
+    /// Runs a test on a thread with a small stack, with timers.
+    fn on_a_small_stack(test: impl AsyncFnOnce() + Send + 'static) {
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build();
+            runtime.unwrap().block_on(test());
+        };
+        let thread = std::thread::Builder::new().stack_size(256 * 1024);
+        thread.spawn(run).unwrap().join().unwrap();
+    }
+
+    /// What the budget keeps of its callers: those that wait, those that have a place, namespaces with places.
+    fn kept(budget: &Budget) -> [usize; 3] {
+        let state = budget.state();
+        let waiting = state.waiting.values().map(BTreeMap::len);
+        [waiting.sum(), state.held.len(), state.taken.len()]
+    }
+
+    #[test]
+    fn very_many_that_no_longer_wait_take_neither_stack_nor_memory() {
+        on_a_small_stack(async || {
+            let budget = Arc::new(Budget::new(1, 1));
+            let first = budget.place("a", UnixTime(0)).now_or_never().unwrap();
+            let mut waiting = Vec::new();
+            for _ in 0..100_000 {
+                let mut place = Box::pin(budget.place("a", UnixTime(0)));
+                assert!(place.as_mut().now_or_never().is_none());
+                waiting.push(place);
+            }
+            assert_eq!(kept(&budget), [100_000, 1, 1]);
+            drop(waiting);
+            assert_eq!(kept(&budget), [0, 1, 1]);
+            drop(first);
+            assert_eq!(kept(&budget), [0, 0, 0]);
+        });
+    }
+
+    #[test]
+    fn very_many_that_stop_waiting_while_they_are_called_take_no_stack() {
+        on_a_small_stack(async || {
+            let budget = Arc::new(Budget::new(1, 1));
+            let first = budget.place("a", UnixTime(0)).now_or_never().unwrap();
+            for number in 0..100_000 {
+                let (called, _) = oneshot::channel();
+                let mut state = budget.state();
+                let of = state.waiting.entry("a".into()).or_default();
+                of.insert((UnixTime(0), number), called);
+            }
+            drop(first);
+            assert_eq!(kept(&budget), [0, 0, 0]);
+        });
     }
 }

@@ -22,6 +22,7 @@ use cert_renew_core::rollout::answered::Answered;
 use cert_renew_core::rollout::plan::count;
 use cert_renew_core::rollout::queue::Queue;
 use cert_renew_core::rollout::types::{Phase, Step};
+use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::future::{AbortHandle, abortable};
 use futures::stream::{BoxStream, FuturesUnordered};
@@ -30,7 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::concurrency::Budget;
+use self::concurrency::{Budget, RolloutSlot};
 use self::history::History;
 use self::looks::{Judge, Looks};
 pub(super) use self::outcome::{Ended, Weight};
@@ -45,6 +46,10 @@ use crate::rollout::listing::{self, Absent};
 /// holds one for seconds, and the next free one goes to the namespace that has the fewest.
 const CONNECTIONS: usize = 64;
 const CONNECTIONS_PER_NAMESPACE: usize = 16;
+/// Most requests of conclusions, and lists of pods that may be asked, at the same time, in the whole cluster and for one
+/// namespace: an answer may be as large as a Secret, and the rollouts of thousands of Secrets may end at the same moment.
+const REQUESTS: usize = 8;
+const REQUESTS_PER_NAMESPACE: usize = 4;
 
 /// What all rollouts of a process share.
 pub struct Roller {
@@ -56,6 +61,8 @@ pub struct Roller {
     pub(super) field_manager: Box<str>,
     /// Limits connections to pods, so that many Secrets at once do not take all sockets.
     pub(super) connections: Arc<Budget>,
+    /// Limits requests to the API server, for the same reason.
+    requests: Arc<Budget>,
     /// What the cluster does not have, or our rights do not allow.
     pub(super) absent: Absent,
     /// Which pods have reloaded for which leaves.
@@ -107,7 +114,10 @@ impl Roller {
     pub fn under(&self, config: &RolloutConfig) -> Self {
         let (connections, history) = (Arc::clone(&self.connections), Arc::clone(&self.history));
         let answered = Arc::clone(&self.answered);
-        Self::with(self.client.clone(), config, connections, history, answered)
+        Self {
+            requests: Arc::clone(&self.requests),
+            ..Self::with(self.client.clone(), config, connections, history, answered)
+        }
     }
 
     fn with(
@@ -128,6 +138,7 @@ impl Roller {
             reload_wait: config.reload_wait,
             field_manager: config.field_manager.clone(),
             connections,
+            requests: Arc::new(Budget::new(REQUESTS, REQUESTS_PER_NAMESPACE)),
             absent: Absent::default(),
             answered,
             canary_bake: config.canary_bake,
@@ -279,6 +290,12 @@ impl Roller {
         history.may_patch(Instant::now(), namespace, step)
     }
 
+    /// A place for one of the requests that thousands of conclusions may want to send at once. It is given back when it
+    /// is dropped, and not held over waits for anything else.
+    pub(super) async fn place_for_request(&self, namespace: &str) -> RolloutSlot {
+        self.requests.place(namespace, UnixTime::NEVER).await
+    }
+
     /// [`listing::list`], without asking each time for what cannot be listed.
     ///
     /// # Errors
@@ -294,7 +311,6 @@ mod tests {
     use std::future::pending;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use cert_renew_core::time::UnixTime;
     use futures::future::BoxFuture;
     use futures::{FutureExt as _, stream};
     use http::{Request, Response};

@@ -7,8 +7,9 @@
 //! It renews nothing and never delays a renewal: a CA that does not answer in time counts as one without an opinion.
 
 pub mod poller;
+mod queues;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +24,16 @@ use tokio::sync::Notify;
 
 use crate::acme::CertId;
 use crate::acme::ari::{Poll, Window, choose_instant};
+use crate::renewal::info::queues::Queues;
 
 /// Longest identifier of a certificate in renewal information: RFC 5280 allows serials of twenty octets, and key
 /// identifiers are hashes. No CA that has renewal information uses a longer one.
 const LONGEST_ID: usize = 200;
 /// Number of certificates in a row without an answer that makes the CA the cause; fewer may be odd certificates.
 const SILENT: usize = 3;
+/// Number of namespaces that they are of, where so many have certificates of the CA: one namespace may have any number of
+/// odd ones.
+const SILENT_NAMESPACES: usize = 3;
 /// Longest sleep: timers do not count the time that a machine was suspended, the clock does.
 pub(super) const BEAT: Duration = Duration::from_secs(30);
 
@@ -55,8 +60,9 @@ pub(super) struct State {
     pub(super) certificates: HashMap<SecretRef, Certificate>,
     /// Certificates in a row about which each issuer has failed to answer, none twice.
     pub(super) silent: HashMap<Arc<str>, HashSet<SecretRef>>,
-    /// Ordered by the instant of the next question, then by due date. Excludes questions in flight.
-    pub(super) queue: BTreeSet<(UnixTime, UnixTime, SecretRef)>,
+    queues: Queues,
+    /// When issuers may be asked again that were put off: new certificates keep to it too.
+    not_before: HashMap<Arc<str>, UnixTime>,
 }
 
 /// A certificate that the CA is asked about.
@@ -135,21 +141,25 @@ impl RenewalInfo {
             return known.suggestion;
         }
         state.remove(key);
+        let not_before = state.not_before.get(&issuer).copied();
+        let not_before = not_before.filter(|at| *at > UnixTime::now());
+        // Nothing waits for an issuer that is put off.
+        let suggestion = not_before.map_or(Suggestion::Unasked, |_| Suggestion::None);
         let certificate = Certificate {
             leaf: leaf.fingerprint,
             id: id.into(),
             uid: uid.into(),
             issuer,
             due: due.at,
-            again: UnixTime::default(),
+            again: not_before.unwrap_or_default(),
             window: None,
-            suggestion: Suggestion::Unasked,
+            suggestion,
             failures: 0,
         };
         state.insert(key, certificate);
         drop(state);
         self.changed.notify_one();
-        Suggestion::Unasked
+        suggestion
     }
 
     /// Forgets a Secret that is gone, or whose renewal the clock no longer decides.
@@ -175,22 +185,15 @@ impl RenewalInfo {
     /// The next question if one is due, else how long to wait.
     pub(super) fn next(&self, now: UnixTime) -> Result<Question, Duration> {
         let mut state = self.lock();
-        match state.queue.first() {
-            None => return Err(BEAT),
-            Some((at, ..)) if *at > now => return Err(at.since(now).min(BEAT)),
-            Some(_) => {}
-        }
-        let question = state.queue.pop_first().and_then(|(_, _, key)| {
-            let known = state.certificates.get(&key)?;
-            Some(Question {
-                leaf: known.leaf,
-                id: known.id.clone(),
-                issuer: Arc::clone(&known.issuer),
-                failures: known.failures,
-                key,
-            })
-        });
-        question.ok_or(Duration::ZERO)
+        let key = state.queues.next(now)?;
+        let known = state.certificates.get(&key).ok_or(Duration::ZERO)?;
+        Ok(Question {
+            leaf: known.leaf,
+            id: known.id.clone(),
+            issuer: Arc::clone(&known.issuer),
+            failures: known.failures,
+            key,
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -200,21 +203,21 @@ impl RenewalInfo {
 
 impl State {
     fn insert(&mut self, key: &SecretRef, certificate: Certificate) {
-        self.queue
-            .insert((certificate.again, certificate.due, key.clone()));
+        self.queues.insert(certificate.again, certificate.due, key);
         self.certificates.insert(key.clone(), certificate);
     }
 
     /// Asks again what was in flight when this replica last stopped leading.
     pub(super) fn requeue(&mut self) {
-        let queued =
-            |(key, known): (&SecretRef, &Certificate)| (known.again, known.due, key.clone());
-        self.queue = self.certificates.iter().map(queued).collect();
+        self.queues = Queues::default();
+        for (key, known) in &self.certificates {
+            self.queues.insert(known.again, known.due, key);
+        }
     }
 
     fn remove(&mut self, key: &SecretRef) {
         if let Some(known) = self.certificates.remove(key) {
-            self.queue.remove(&(known.again, known.due, key.clone()));
+            self.queues.remove(known.again, known.due, key);
         }
     }
 
@@ -229,11 +232,21 @@ impl State {
         }
         let silent = self.silent.entry(Arc::clone(&question.issuer)).or_default();
         silent.insert(question.key.clone());
-        let outage = silent.len() >= SILENT;
+        let outage = silent.len() >= SILENT && self.is_everywhere(&question.issuer);
         if outage {
             self.silent.remove(&question.issuer);
         }
         outage
+    }
+
+    /// Whether the certificates without an answer are of several namespaces, or of all that the issuer has.
+    fn is_everywhere(&self, issuer: &str) -> bool {
+        let silent = self.silent.get(issuer).into_iter().flatten();
+        let silent: HashSet<&str> = silent.map(|key| &*key.namespace).collect();
+        let another = |(key, known): (&SecretRef, &Certificate)| {
+            *known.issuer == *issuer && !silent.contains(&*key.namespace)
+        };
+        silent.len() >= SILENT_NAMESPACES || !self.certificates.iter().any(another)
     }
 
     /// Stores an answer, and returns it with the text to report, if any.
@@ -246,7 +259,7 @@ impl State {
             .certificates
             .get_mut(&question.key)
             .filter(|known| known.leaf == question.leaf)?;
-        let queued = (known.again, known.due, question.key.clone());
+        self.queues.remove(known.again, known.due, &question.key);
         known.failures = match poll.window {
             Some(_) => 0,
             None => known.failures.saturating_add(1),
@@ -262,27 +275,26 @@ impl State {
             known.suggestion = Suggestion::None;
         }
         known.again = poll.again;
-        let requeued = (known.again, known.due, question.key.clone());
+        self.queues.insert(known.again, known.due, &question.key);
         let suggested = Suggested {
             key: question.key.clone(),
             about: question.leaf,
             suggestion: known.suggestion,
         };
-        self.queue.remove(&queued);
-        self.queue.insert(requeued);
         Some((suggested, note))
     }
 
     /// Postpones all questions to an issuer until `again`: none of its certificates waits for an answer.
     pub(super) fn put_off(&mut self, issuer: &str, again: UnixTime) -> Vec<Suggested> {
         let mut suggested = Vec::new();
+        self.not_before.insert(issuer.into(), again);
         for (key, known) in &mut self.certificates {
             if *known.issuer != *issuer || known.again >= again {
                 continue;
             }
-            self.queue.remove(&(known.again, known.due, key.clone()));
+            self.queues.remove(known.again, known.due, key);
             known.again = again;
-            self.queue.insert((again, known.due, key.clone()));
+            self.queues.insert(again, known.due, key);
             if known.suggestion == Suggestion::Unasked {
                 known.suggestion = Suggestion::None;
                 suggested.push(Suggested {
@@ -451,8 +463,56 @@ mod tests {
     }
 
     #[test]
-    fn one_odd_certificate_puts_off_itself_and_an_outage_all_of_its_issuer() {
+    fn a_new_certificate_keeps_to_what_its_issuer_asked_for() {
+        let config = "issuers: {le: {directory: https://a.example/, allow: [{namespaces: [shop], names: [a.example]}]}}";
+        let config = Config::parse(config).unwrap();
+        let now = UnixTime::now();
+        let authority = forge::tlv(0x30, &forge::tlv(0x80, &[7; 20]));
+        let names = forge::alternative_names([(0x82, b"a.example".as_slice())]);
+        let forged = forge::Forged {
+            extensions: vec![names, forge::extension(35, &authority)],
+            ..forge::Forged::default()
+        };
+        let secret = json!({
+            "metadata": {"name": "a", "namespace": "shop", "uid": "u", "annotations": {"cert-renew.io/issuer": "le"}},
+            "type": "kubernetes.io/tls", "data": {"tls.crt": STANDARD.encode(forged.pem())},
+        });
+        let secret: ThinSecret = serde_json::from_value(secret).unwrap();
+        let assessment = assess::of_thin(now, &key("a"), &secret, &config).unwrap();
         let info = RenewalInfo::default();
+        let again = now + Duration::from_secs(3_600);
+        info.lock().put_off("le", again);
+        let noted = info.note(&key("a"), "u", &assessment, &config);
+        assert_eq!(noted, Suggestion::None, "nothing waits for it");
+        assert_eq!(info.next(now).err(), Some(BEAT));
+        assert!(info.next(again).is_ok());
+    }
+
+    #[test]
+    fn odd_certificates_of_one_namespace_put_off_themselves_and_an_outage_all_of_their_issuer() {
+        let info = RenewalInfo::default();
+        let of = |namespace: &str, name: &str| SecretRef::new(namespace, name);
+        let silent = |key: SecretRef, issuer: &str| {
+            let question = Question {
+                key,
+                leaf: Fingerprint([1; 32]),
+                id: "".into(),
+                issuer: issuer.into(),
+                failures: 0,
+            };
+            info.lock().is_outage(&question, true)
+        };
+        for namespace in ["shop", "blog", "hostile"] {
+            let key = of(namespace, "of-two");
+            info.lock().insert(&key, certificate(100, "other"));
+        }
+        for number in 0..20 {
+            let key = of("hostile", &number.to_string());
+            info.lock().insert(&key, certificate(100, "other"));
+            assert!(!silent(key, "other"), "one namespace is no outage");
+        }
+        assert!(!silent(of("shop", "of-two"), "other"));
+        assert!(silent(of("blog", "of-two"), "other"));
         let names = ["a", "b", "c", "d", "e"];
         for name in names {
             info.lock().insert(&key(name), certificate(100, "le"));

@@ -91,6 +91,7 @@ impl Renewals {
         suggest: &mpsc::UnboundedSender<Vec<Suggested>>,
     ) {
         let mut state = self.info.lock();
+        state.queues.asked(&question.key.namespace);
         let suggested = match answer {
             Answer::Issuer(again) => {
                 // A changed config may no longer have the issuer.

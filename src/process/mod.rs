@@ -3,6 +3,7 @@
 
 pub mod config_file;
 pub mod fair;
+pub mod fair_queue;
 #[cfg(unix)]
 pub mod kernel;
 pub mod permit;

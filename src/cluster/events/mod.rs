@@ -17,11 +17,11 @@ use cert_renew_core::verdict::detail::Told;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Error;
 use crate::cluster::events::recent::{Recent, told};
+use crate::process::fair_queue::FairQueue;
 use crate::process::supervise;
 use crate::telemetry::metrics::{Metrics, Part};
 
@@ -230,50 +230,52 @@ impl fmt::Display for Reason {
     }
 }
 
-type Queue = mpsc::Receiver<(ObjectReference, Event)>;
+type Queue = FairQueue<(ObjectReference, Event)>;
 
-/// Publishes Events until every sender is gone.
-async fn publish(recorder: Recorder, queue: Arc<tokio::sync::Mutex<Queue>>) {
-    let mut queue = queue.lock().await;
-    while let Some((on, event)) = queue.recv().await {
-        let reason = event.reason.clone();
-        let sent = tokio::time::timeout(super::DEADLINE, recorder.publish(&event, &on)).await;
-        let trouble = match sent {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => error_chain(&error),
-            Err(_) => Error::Deadline {
-                what: "publishing".into(),
-            }
-            .to_string(),
-        };
-        tracing::debug!(%reason, error = %trouble, "an Event was not published");
-    }
+/// Publishes Events, of several namespaces at once and of each in order.
+async fn publish(recorder: Recorder, queue: Arc<Queue>) {
+    let publish = |(on, event): (ObjectReference, Event)| {
+        let recorder = &recorder;
+        async move {
+            let sent = tokio::time::timeout(super::DEADLINE, recorder.publish(&event, &on)).await;
+            let trouble = match sent {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error_chain(&error),
+                Err(_) => Error::Deadline {
+                    what: "publishing".into(),
+                }
+                .to_string(),
+            };
+            tracing::debug!(reason = event.reason, error = %trouble, "an Event was not published");
+        }
+    };
+    queue.each(publish).await;
 }
 
 /// Sends Events to the task that publishes them; cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Events {
-    queue: mpsc::Sender<(ObjectReference, Event)>,
+    queue: Arc<Queue>,
     allowance: Arc<Mutex<TokenBucket>>,
     recent: Arc<Mutex<Recent>>,
 }
 
 impl Events {
-    /// Starts the publishing task; it ends when the last handle is dropped.
+    /// Starts the publishing task.
     #[must_use]
     pub fn start(client: Client, instance: Option<String>, metrics: &Arc<Metrics>) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
         let reporter = Reporter {
             controller: CONTROLLER.into(),
             instance,
         };
         let recorder = Recorder::new(client, reporter);
-        let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+        let queue = Arc::new(Queue::of_at_most(QUEUE));
+        let waiting = Arc::clone(&queue);
         supervise::spawn(Part::Events, metrics, move || {
-            publish(recorder.clone(), Arc::clone(&receiver))
+            publish(recorder.clone(), Arc::clone(&waiting))
         });
         Self {
-            queue: sender,
+            queue,
             allowance: Arc::new(Mutex::new(TokenBucket::new(AT_ONCE))),
             recent: Arc::default(),
         }
@@ -329,7 +331,8 @@ impl Events {
             action: format!("{reason}-{:x}", hash(note)),
             secondary: None,
         };
-        if self.queue.try_send((on, event)).is_err() {
+        let namespace = on.namespace.clone().unwrap_or_default();
+        if !self.queue.add(&namespace, (on, event)) {
             tracing::debug!(
                 reason = reason.as_str(),
                 "an Event was dropped: too many wait"

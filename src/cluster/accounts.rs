@@ -80,9 +80,19 @@ pub async fn change(
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let name = secret_name(issuer);
     let what = || format!("writing account Secret {namespace}/{name}");
-    let bytes = |bytes: &[u8]| ByteString(bytes.to_vec());
-    let data = serde_json::json!({FIELD: bytes(credentials), NEXT: next.map(bytes)});
-    let body = Patch::Merge(serde_json::json!({ "data": data }));
+    let fields = [(FIELD, Some(credentials)), (NEXT, next)];
+    let present = fields.iter().filter_map(|(field, bytes)| {
+        let bytes = ByteString((*bytes)?.to_vec());
+        Some(((*field).to_owned(), bytes))
+    });
+    let secret = Wiped(Secret {
+        data: Some(present.collect()),
+        ..Secret::default()
+    });
+    let value = |field: &str| secret.0.data.as_ref()?.get(field);
+    // What is absent is null, which removes it.
+    let data = BTreeMap::from(fields.map(|(field, _)| (field, value(field))));
+    let body = Patch::Merge(BTreeMap::from([("data", data)]));
     call(what, api.patch(&name, &PatchParams::default(), &body)).await?;
     Ok(())
 }
@@ -117,8 +127,8 @@ pub async fn store(
     match call(what, api.create(&post, &secret.0)).await {
         Err(Error::AlreadyExists { .. }) => {
             let params = params::patch();
-            let body = serde_json::json!({ "data": secret.0.data });
-            call(what, api.patch(&name, &params, &Patch::Merge(body))).await?;
+            let body = Patch::Merge(BTreeMap::from([("data", &secret.0.data)]));
+            call(what, api.patch(&name, &params, &body)).await?;
             Ok(())
         }
         other => other.map(|_| ()),

@@ -4,7 +4,7 @@
 //! to the internet by way of an ingress: it answers only known tokens and `health`, and what one caller can make us do
 //! or hold is bounded. Key authorizations are public once they are asked for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +41,10 @@ pub struct ChallengeStore(Arc<RwLock<Answers>>);
 #[derive(Debug, Default)]
 struct Answers {
     by_token: HashMap<String, Answer>,
-    by_record: HashMap<String, Vec<String>>,
+    by_record: HashMap<String, (u64, Vec<String>)>,
+    /// The records in the order in which they were set.
+    order: BTreeMap<u64, String>,
+    count: u64,
 }
 
 #[derive(Debug)]
@@ -50,16 +53,17 @@ struct Answer {
     key_authorization: String,
 }
 
-/// There are more challenges than [`ChallengeStore`] holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("more than {TOKENS} HTTP-01 challenges at once")]
-pub struct Full;
+/// There are more challenges than [`ChallengeStore`] holds: those of these records, which were set longest ago, are no
+/// longer answered. An order that goes on sets its own again first.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("more than {TOKENS} HTTP-01 challenges at once: those of {0:?} are no longer answered")]
+pub struct Full(pub Vec<String>);
 
 impl ChallengeStore {
     /// Sets the tokens of `record`, in place of its former ones. Repeating it changes nothing.
     ///
     /// # Errors
-    /// When there are too many; the record then has none.
+    /// When there are too many, with the records that gave way.
     pub fn set(
         &self,
         record: &str,
@@ -67,25 +71,34 @@ impl ChallengeStore {
     ) -> Result<(), Full> {
         let mut answers = self.0.write();
         answers.remove(record);
+        let mut tokens = Vec::new();
         for (token, key_authorization) in challenges {
-            if answers.by_token.len() >= TOKENS {
-                answers.remove(record);
-                return Err(Full);
-            }
-            answers
-                .by_record
-                .entry(record.to_owned())
-                .or_default()
-                .push(token.clone());
-            answers.by_token.insert(
-                token,
-                Answer {
-                    record: record.to_owned(),
-                    key_authorization,
-                },
-            );
+            tokens.push(token.clone());
+            let record = record.to_owned();
+            let answer = Answer {
+                record,
+                key_authorization,
+            };
+            answers.by_token.insert(token, answer);
         }
-        Ok(())
+        let mut gone = Vec::new();
+        while answers.by_token.len() > TOKENS
+            && let Some((_, oldest)) = answers.order.pop_first()
+        {
+            answers.remove(&oldest);
+            gone.push(oldest);
+        }
+        if !tokens.is_empty() {
+            answers.count += 1;
+            let at = answers.count;
+            answers.order.insert(at, record.to_owned());
+            answers.by_record.insert(record.to_owned(), (at, tokens));
+        }
+        if gone.is_empty() {
+            Ok(())
+        } else {
+            Err(Full(gone))
+        }
     }
 
     /// Forgets what [`Self::set`] set.
@@ -106,7 +119,11 @@ impl ChallengeStore {
 
 impl Answers {
     fn remove(&mut self, record: &str) {
-        for token in self.by_record.remove(record).unwrap_or_default() {
+        let Some((at, tokens)) = self.by_record.remove(record) else {
+            return;
+        };
+        self.order.remove(&at);
+        for token in tokens {
             // Another record may have taken the token over.
             if self
                 .by_token
@@ -213,9 +230,24 @@ mod tests {
         store.remove("b");
         assert_eq!(store.get("t2"), None);
 
-        let many = (0..=TOKENS).map(|n| challenge(&n.to_string()));
-        assert_eq!(store.set("c", many), Err(Full));
-        assert_eq!(store.get("1"), None);
+        assert!(store.0.read().order.is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn where_there_are_too_many_the_tokens_that_were_set_longest_ago_give_way() {
+        let store = ChallengeStore::default();
+        let many = |of: &str, count: usize| {
+            let tokens: Vec<_> = (0..count).map(|n| challenge(&format!("{of}{n}"))).collect();
+            store.set(of, tokens)
+        };
+        assert_eq!(many("shop", 1), Ok(()));
+        assert_eq!(many("old", TOKENS / 2), Ok(()));
+        assert_eq!(many("waits", TOKENS / 2 - 1), Ok(()));
+        assert_eq!(many("shop", 1), Ok(()), "set again before each look");
+        assert_eq!(many("new", 1), Err(Full(vec!["old".into()])));
+        let known = |token: &str| store.get(token).is_some();
+        let found = ["shop0", "old0", "waits0", "new0"].map(known);
+        assert_eq!(found, [true, false, true, true]);
     }
 
     async fn ask(address: std::net::SocketAddr, request: &str) -> String {

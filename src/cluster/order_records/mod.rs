@@ -308,29 +308,27 @@ pub async fn delete(client: &Client, namespace: &str, name: &str, uid: &str) -> 
     }
 }
 
-/// All records, and the Secrets of the unreadable ones, if they name them.
+/// Reads all records, one page after the other, and passes each with the Secret that it names to `each`; of an unreadable
+/// one that alone, if it names one. There may be thousands: what is not needed of them is dropped at once.
 ///
 /// # Errors
 /// Those of every call.
-pub async fn list(
+pub async fn each(
     client: &Client,
     namespace: &str,
-) -> Result<(Vec<Record>, Vec<Option<SecretRef>>), Error> {
+    mut each: impl FnMut(Option<SecretRef>, Option<Record>),
+) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let (mut records, mut corrupt) = (Vec::new(), Vec::new());
     let mut pages = Pages::of(ListParams::default().labels(LABEL), PAGE);
     while let Some(params) = pages.next() {
         let page = call(|| "listing order records".into(), api.list(params)).await?;
-        for secret in page.items {
-            let subject = subject_of(&secret);
-            match read(secret) {
-                Some(record) => records.push(record),
-                None => corrupt.push(subject),
-            }
+        for secret in page.items.into_iter().map(Wiped) {
+            let subject = subject_of(&secret.0);
+            each(subject, read(secret));
         }
         pages.came(&page.metadata);
     }
-    Ok((records, corrupt))
+    Ok(())
 }
 
 /// The object under the name of a Secret's record.
@@ -369,18 +367,18 @@ async fn named(
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let what = || format!("reading order record {name}");
     let secret = match call(what, api.get(&name)).await {
-        Ok(secret) => secret,
+        Ok(secret) => Wiped(secret),
         Err(Error::NotFound { .. }) => return Ok(Found::Nothing),
         Err(error) => return Err(error),
     };
-    if is_of_another(&secret, subject) {
+    if is_of_another(&secret.0, subject) {
         return Err(Error::Refused {
             what: what(),
             message: "it is the record of another Secret".into(),
             code: None,
         });
     }
-    let uid = secret.metadata.uid.clone().unwrap_or_default();
+    let uid = secret.0.metadata.uid.clone().unwrap_or_default();
     Ok(match read(secret) {
         Some(record) => Found::Record(Box::new(record)),
         None => Found::Unreadable { name, uid },
@@ -403,13 +401,14 @@ fn subject_of(secret: &Secret) -> Option<SecretRef> {
     ))
 }
 
-fn read(secret: Secret) -> Option<Record> {
-    let name = secret.metadata.name?;
-    let mut data = secret.data?;
-    let order: Order = serde_json::from_slice(&data.remove(ORDER)?.0).ok()?;
-    let key = Zeroizing::new(String::from_utf8(data.remove(KEY)?.0).ok()?);
-    let challenges = data.remove(CHALLENGES)?;
-    let challenges = serde_json::from_slice(&challenges.0).ok()?;
+/// Reads a record. What is left of it is wiped, also if it cannot be read.
+fn read(mut secret: Wiped) -> Option<Record> {
+    let Wiped(Secret { metadata, data, .. }) = &mut secret;
+    let (name, data) = (metadata.name.take()?, data.as_ref()?);
+    let order: Order = serde_json::from_slice(&data.get(ORDER)?.0).ok()?;
+    let key = std::str::from_utf8(&data.get(KEY)?.0).ok()?;
+    let key = Zeroizing::new(key.to_owned());
+    let challenges = serde_json::from_slice(&data.get(CHALLENGES)?.0).ok()?;
     // A record under another's name would let two orders run.
     let subject = order.subject();
     let is_its = name == record_name(&subject) || name == former_record_name(&subject);
@@ -418,7 +417,7 @@ fn read(secret: Secret) -> Option<Record> {
         order,
         key,
         challenges,
-        uid: secret.metadata.uid.unwrap_or_default(),
+        uid: metadata.uid.take().unwrap_or_default(),
     })
 }
 

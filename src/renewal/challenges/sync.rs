@@ -86,7 +86,7 @@ impl Renewals {
     /// Answers the CA with these key authorizations from now on.
     pub(in crate::renewal) fn answer(&self, record: &str, challenges: BTreeMap<String, String>) {
         if let Err(full) = self.challenges.set(record, challenges) {
-            tracing::error!(record, error = %full, "the CA will not find the proof");
+            tracing::error!(record, error = %full, "the CA will not find the proofs of other orders");
         }
     }
 }

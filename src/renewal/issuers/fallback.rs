@@ -204,7 +204,8 @@ impl Renewal<'_> {
             plan.challenges()?,
         );
         let mut record = record.await?;
-        self.all.running_orders.insert(self.key);
+        let count = record.order.names.len();
+        self.all.running_orders.insert(self.key, count);
         let manner = (Some(plan), Wait::ToTheEnd);
         let proving = async {
             let plan = self

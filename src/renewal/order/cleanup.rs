@@ -38,9 +38,12 @@ impl Renewals {
             // List the routes first: each is created after its record.
             let (client, namespace) = (&self.shared.client, &self.shared.namespace);
             let standing = challenge_routes::list(client, namespace, &kinds).await?;
-            let (records, _) = order_records::list(client, namespace).await?;
-            let needed = records.iter().flat_map(|record| &record.order.routes);
-            let needed: BTreeSet<String> = needed.map(Routed::name).collect();
+            let mut needed: BTreeSet<String> = BTreeSet::new();
+            order_records::each(client, namespace, |_, record| {
+                let routes = record.iter().flat_map(|record| &record.order.routes);
+                needed.extend(routes.map(Routed::name));
+            })
+            .await?;
             let mut swept = 0;
             for route in standing.iter().filter(|it| !needed.contains(it.name())) {
                 route.delete(client, namespace).await?;

@@ -1,6 +1,7 @@
 //! Makes an order and records it before any irreversible step.
 
 pub(super) mod cleanup;
+pub(super) mod followers;
 pub(super) mod record;
 pub(super) mod resume;
 pub(super) mod running_orders;
@@ -37,6 +38,8 @@ const UNWRITTEN: Duration = Duration::from_secs(2);
 /// Divisor of the lifetime that an order asks for: with less than this share left, the order is made again. With more
 /// left the certificate is worth having, and is renewed by its own lifetime.
 const LEAST_LEFT: u32 = 4;
+/// Delay until a Secret is looked at again for whose order there is no room.
+const ROOM_AGAIN: Duration = Duration::from_secs(600);
 
 impl Renewal<'_> {
     /// Makes the order and its record, then goes on as after a restart.
@@ -45,6 +48,7 @@ impl Renewal<'_> {
     /// See [`Failure`]; what happens before there is a record leaves nothing behind at the CA.
     pub(super) async fn order(self, fresh: RenewalTarget, due: Due) -> Result<Outcome, Failure> {
         let names = fresh.names_to_order();
+        let count = names.len();
         tracing::info!(
             secret = %self.key, step = Stage::Due.name(), issuer = %fresh.issuer_name, reason = due.reason.as_str(), names = ?texts(&names), "due"
         );
@@ -69,11 +73,14 @@ impl Renewal<'_> {
             Ok(proving) => proving,
             Err(held) => return Ok(self.unproven(&fresh, held)),
         };
+        if !self.all.running_orders.has_room(self.key, count) {
+            return Ok(too_many_open(self.key));
+        }
         let quota = fresh.issuer.orders_per_3h;
-        if let Err(until) =
-            self.all
-                .issuers
-                .take_order(&fresh.issuer_name, &self.key.namespace, quota)
+        if let Err(until) = self
+            .all
+            .issuers
+            .take_order(&fresh.issuer_name, self.key, quota)
         {
             return Ok(out_of_orders(self.key, &fresh, quota, until));
         }
@@ -143,7 +150,7 @@ impl Renewal<'_> {
         };
         let (api, namespace) = (&self.shared.client, &self.shared.namespace);
         let made = order_records::create(api, namespace, stored, pem, challenges).await;
-        let record = self.remember(&order, made).await?;
+        let record = self.remember(&order, count, made).await?;
         drop(step);
         took(&self.shared.metrics, &record, RenewalStep::Order, started);
         let issuer = &fresh.issuer_name;
@@ -237,24 +244,37 @@ fn out_of_orders(key: &SecretRef, fresh: &RenewalTarget, quota: u32, until: Unix
     Outcome::Later(until, Some(note.into()))
 }
 
+/// The namespace's open orders wait, and leave no room for another one.
+fn too_many_open(key: &SecretRef) -> Outcome {
+    let until = UnixTime::now() + ROOM_AGAIN;
+    let note = format!(
+        "too many names of namespace {} wait in open orders; this one is ordered when others are done, or no longer asked \
+         for: cert-renew status -n {} shows what they wait for",
+        key.namespace, key.namespace
+    );
+    tracing::info!(secret = %key, %until, note, "the renewal waits");
+    Outcome::Later(until, Some(note.into()))
+}
+
 impl Renewal<'_> {
     /// Remembers that there is a record, which may be another's, and drops an order that has none.
     async fn remember(
         self,
         order: &acme::Order,
+        names: usize,
         made: Result<Record, cluster::Error>,
     ) -> Result<Record, cluster::Error> {
         match &made {
-            Ok(_) => self.all.running_orders.insert(self.key),
+            Ok(_) => self.all.running_orders.insert(self.key, names),
             // It may exist although the answer is missing: the next attempt looks, and goes on with it or makes
             // another.
-            Err(error) if error.is_uncertain() => self.all.running_orders.insert(self.key),
+            Err(error) if error.is_uncertain() => self.all.running_orders.insert(self.key, names),
             Err(error) => {
                 // Another order runs, or this one has no record: drop it.
                 tracing::debug!(secret = %self.key, %error, "the order is dropped");
                 give_back(order).await;
                 if matches!(error, cluster::Error::AlreadyExists { .. }) {
-                    self.all.running_orders.insert(self.key);
+                    self.all.running_orders.insert(self.key, names);
                 }
             }
         }

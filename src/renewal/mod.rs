@@ -140,7 +140,7 @@ impl Renewal<'_> {
         let fresh = self.at_hand(fresh, now);
         let account = self.shared.ledger.get(fresh.assessment.account);
         if let Some(hold) = fresh.claim(due.reason).hold(now, &account) {
-            return Ok(self.held_by_budget(&fresh, due.reason, hold));
+            return Ok(self.held_by_budget(&fresh, hold));
         }
         self.tell_adopted(&fresh, now).await;
         self.order(fresh, due).await

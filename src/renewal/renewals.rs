@@ -17,6 +17,7 @@ use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::context::Shared;
 use crate::renewal::limits::validations::Validations;
+use crate::renewal::order::followers::Followers;
 use crate::renewal::order::running_orders::RunningOrders;
 use crate::renewal::outcome::secret_failures::SecretFailures;
 use crate::solver::dns01;
@@ -43,6 +44,8 @@ pub struct Renewals {
     pub running_orders: RunningOrders,
     /// Failures of single Secrets.
     pub secret_failures: SecretFailures,
+    /// Since when Secrets wait for another one's order.
+    pub followers: Followers,
     /// Who uses a Secret: for the text that tells of a new one, at most so often in each namespace.
     pub(super) users: Option<UsersOf>,
     pub(super) lookups: Mutex<TokenBucket>,
@@ -96,6 +99,7 @@ impl Renewals {
             info: Arc::default(),
             running_orders: RunningOrders::default(),
             secret_failures: SecretFailures::default(),
+            followers: Followers::default(),
             users: None,
             lookups: Mutex::new(TokenBucket::new(LOOKUPS)),
             challenges: ChallengeStore::default(),
@@ -140,6 +144,12 @@ impl Renewals {
     pub fn failures(&self, observed: &Observed) -> u32 {
         let of_names = self.shared.ledger.failures(observed.account);
         of_names.max(self.secret_failures.count(&observed.uid))
+    }
+
+    /// Forgets what it remembers of a Secret that is gone.
+    pub fn forget(&self, key: &SecretRef) {
+        self.issuers.forget_told(key);
+        self.followers.forget(key);
     }
 
     /// Reads what former leaders left: the ledger and the order records.

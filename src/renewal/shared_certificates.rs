@@ -6,6 +6,8 @@
 //! A new key goes only to Secrets that held the old one, proven by the pair in the Secret itself, and only where
 //! `allow`, pause, change window and annotations that cannot be followed permit it. A Secret that is left out orders
 //! for itself when it is due.
+//!
+//! A Secret with a copied certificate may keep others waiting on purpose: each waits for a bounded time.
 
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use cert_renew_core::certificate::pair::{self, Chain};
 use cert_renew_core::config::Labels;
 use cert_renew_core::index::Entry;
 use cert_renew_core::schedule::due::Suggestion;
-use cert_renew_core::schedule::rate_limits::AccountId;
+use cert_renew_core::schedule::rate_limits::{self, AccountId};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
 use tokio::time::Instant;
@@ -29,6 +31,8 @@ use crate::renewal::outcome::failure::Failure;
 
 /// Delay until a copy checks again whether the Secret that orders for it has finished.
 const FOLLOW: Duration = Duration::from_secs(30);
+/// Longest wait of a copy whose certificate runs short: an order that works takes less.
+const FOLLOW_SHORT: Duration = Duration::from_secs(120);
 /// Most Secrets whose namespaces are looked at before a Secret orders for itself: each look is a request.
 const LEADERS: usize = 4;
 
@@ -55,9 +59,18 @@ impl Renewal<'_> {
         if fresh.assessment.settings.revoked.is_some() {
             return None;
         }
+        let leaf = fresh.leaf()?;
         for leader in self.leaders(fresh, now).iter().take(LEADERS) {
             if self.may_lead(leader, fresh).await {
-                return Some(now + FOLLOW);
+                let short = rate_limits::runs_short(now, Some(leaf));
+                let longest = if short {
+                    FOLLOW_SHORT
+                } else {
+                    self.all.longest
+                };
+                let followers = &self.all.followers;
+                let may_wait = followers.may_wait(now, self.key, leaf.fingerprint, longest);
+                return may_wait.then(|| now + FOLLOW);
             }
         }
         None
@@ -114,10 +127,7 @@ impl Renewal<'_> {
         record: &Record,
         chain: &Chain,
     ) {
-        let account = cert_renew_core::schedule::rate_limits::account_of(
-            &fresh.home,
-            &fresh.assessment.names,
-        );
+        let account = rate_limits::account_of(&fresh.home, &fresh.assessment.names);
         // A stolen key may be in a Secret of the thief too: the new key must not go to Secrets that prove the old one.
         if fresh.assessment.settings.revoked == Some(had) {
             return;

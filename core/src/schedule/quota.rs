@@ -73,6 +73,11 @@ impl Waiting {
         self.asking.front().copied().or(told)
     }
 
+    /// Whether one asks now, or within a moment.
+    fn asks_soon(&self, now: UnixTime) -> bool {
+        self.soonest().is_some_and(|at| at <= now + STAND_BACK)
+    }
+
     /// A request that was given an instant asks again.
     fn comes(&mut self, now: UnixTime) {
         if { self.told.first() }.is_some_and(|(at, _)| *at <= now) {
@@ -135,6 +140,29 @@ impl Quota {
         waiting.asking.push_back(now);
     }
 
+    /// A renewal of `namespace` that was expected to ask has ended without it.
+    pub fn leave(&mut self, namespace: &str) {
+        if let Some(waiting) = self.waiting.get_mut(namespace) {
+            waiting.asking.pop_front();
+            if waiting.len() == 0 {
+                self.waiting.remove(namespace);
+            }
+        }
+    }
+
+    /// A request of `namespace` that was to ask again at `until` will not, or asks earlier.
+    pub fn withdraw(&mut self, namespace: &str, until: UnixTime) {
+        if let Some(waiting) = self.waiting.get_mut(namespace) {
+            let mut told = waiting.told.range((until, 0)..=(until, u64::MAX));
+            if let Some(one) = told.next().copied() {
+                waiting.told.remove(&one);
+            }
+            if waiting.len() == 0 {
+                self.waiting.remove(namespace);
+            }
+        }
+    }
+
     /// Counts an order for `namespace`, if `limit` allows it.
     ///
     /// # Errors
@@ -157,7 +185,9 @@ impl Quota {
         // Two with equal numbers do not wait for each other.
         let less = || others().filter(|(other, _)| self.had(other) < own);
         let free = limit.saturating_sub(self.counted(namespace, limit));
-        let greedy = own >= (limit / SHARE).max(1) && less().next().is_some();
+        // One that asks hours from now loses nothing by what is free until then, and may never ask.
+        let others_ask = || less().any(|(_, waiting)| waiting.asks_soon(now));
+        let greedy = own >= (limit / SHARE).max(1) && others_ask();
         let ahead = less().map(|(other, waiting)| waiting.ready(now).min(own - self.had(other)));
         if !greedy && free > ahead.sum() {
             self.taken.push_back((now, Arc::clone(namespace)));
@@ -346,6 +376,40 @@ mod tests {
             Ok(()),
             "nobody else waits any more"
         );
+    }
+
+    #[test]
+    fn who_is_expected_and_leaves_keeps_nobody_back() {
+        let mut quota = Quota::default();
+        let (large, refused) = (name("large"), name("refused"));
+        for second in 0..2 {
+            quota.take(UnixTime(second), &large, 8).unwrap();
+        }
+        let now = UnixTime(10);
+        (0..3).for_each(|_| quota.expect(now, &refused));
+        for _ in 0..3 {
+            assert_eq!(quota.take(now, &large, 8), Err(now + STAND_BACK));
+            quota.leave(&refused);
+        }
+        quota.leave(&refused);
+        assert_eq!(quota.take(now, &large, 8), Ok(()));
+    }
+
+    #[test]
+    fn who_asks_in_hours_or_never_keeps_nobody_back_until_then() {
+        let mut quota = Quota::default();
+        let (large, gone) = (name("large"), name("gone"));
+        for _ in 0..8 {
+            quota.take(UnixTime(0), &large, 8).unwrap();
+        }
+        for _ in 0..1_000 {
+            quota.take(UnixTime(5), &gone, 8).unwrap_err();
+        }
+        // Eight of those were to ask when all is free again, and have not.
+        let now = UnixTime(10_800) + GRACE + STAND_BACK;
+        for _ in 0..8 {
+            assert_eq!(quota.take(now, &large, 8), Ok(()));
+        }
     }
 
     /// Lets all of `wants` ask for their orders from a given second on, each again at its instant. Returns when each

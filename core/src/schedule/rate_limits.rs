@@ -130,7 +130,7 @@ impl Claim<'_> {
         if let Some(until) = self.grows_up(now) {
             return Some(Hold::TooYoung { until });
         }
-        let window = self.window(account);
+        let window = account.window();
         let room = |issues: &[i64], limit| leaves_room(&recent(now, window, issues), limit, window);
         let mut all = [&*account.unscheduled, &*account.scheduled].concat();
         all.sort_unstable();
@@ -150,17 +150,6 @@ impl Claim<'_> {
             return Some(Hold::KeepsComingBack { until });
         }
         room(&all, ISSUES_A_WEEK).map(|until| Hold::TooMany { until })
-    }
-
-    /// The span in which issues are counted: a week, or less if our certificate for these names lives for less than ten
-    /// days. A certificate from another writer does not count.
-    #[must_use]
-    pub fn window(&self, account: &IssuanceHistory) -> Duration {
-        let issued = account.lifetime.map(Duration::from_secs);
-        // A former version recorded no lifetime.
-        let ours = self.written.and(self.leaf);
-        let ours = ours.filter(|leaf| !leaf.self_signed).map(Leaf::lifetime);
-        issued.or(ours).map_or(WEEK, scaled_week)
     }
 
     /// Whether it is due because our certificate is missing: another writer has undone it, or our clock was wrong.

@@ -36,6 +36,8 @@ pub struct Issuers {
     /// Carries all requests to CAs, in place of connections.
     carrier: Option<Carrier>,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
+    /// The Secrets that wait for an order.
+    expected: Mutex<HashMap<SecretRef, Expected>>,
     /// By the host of the directory.
     rate_limiter: Mutex<HashMap<String, RateLimiter>>,
 }
@@ -48,6 +50,13 @@ struct Slot {
     limited_until: Mutex<UnixTime>,
     /// New orders of the last hours.
     quota: Mutex<Quota>,
+}
+
+/// What a Secret waits for: it is counted once, at one issuer.
+struct Expected {
+    issuer: Arc<str>,
+    /// When it is to ask again. One that has not asked yet will ask soon.
+    told: Option<UnixTime>,
 }
 
 /// Why an issuer cannot be used now.
@@ -103,6 +112,7 @@ impl Issuers {
             gate,
             carrier: None,
             slots: Mutex::default(),
+            expected: Mutex::default(),
             rate_limiter: Mutex::default(),
         }
     }
@@ -168,28 +178,83 @@ impl Issuers {
         self.slot(name).quota.lock().recall(UnixTime::now(), issued);
     }
 
-    /// Counts a due Secret of `namespace` as waiting, so that its order gets a share of the issuer's.
-    pub fn expect_order(&self, name: &str, namespace: &Arc<str>) {
-        self.slot(name)
-            .quota
-            .lock()
-            .expect(UnixTime::now(), namespace);
+    /// Counts a due Secret as waiting, so that its order gets a share of the issuer's.
+    pub fn expect_order(&self, name: &str, key: &SecretRef) {
+        let now = UnixTime::now();
+        let asks = Expected {
+            issuer: name.into(),
+            told: None,
+        };
+        let before = self.expected.lock().insert(key.clone(), asks);
+        // The quota counts by itself that one asks again at its instant.
+        let comes = |it: &Expected| *it.issuer == *name && it.told.is_some_and(|at| at <= now);
+        if let Some(before) = before.filter(|it| !comes(it)) {
+            self.withdraw(key, &before);
+        }
+        self.slot(name).quota.lock().expect(now, &key.namespace);
     }
 
-    /// Counts a new order for a Secret of `namespace`, if `per_3h` allows for it.
+    /// Counts a Secret as waiting no longer if it has not asked: its renewal has ended without that.
+    pub fn expect_no_order(&self, key: &SecretRef) {
+        self.withdraw_if(key, |it| it.told.is_none());
+    }
+
+    /// Counts a Secret as waiting no longer if it was told when to ask again: it is gone, or has changed and is judged
+    /// again.
+    pub fn forget_told(&self, key: &SecretRef) {
+        self.withdraw_if(key, |it| it.told.is_some());
+    }
+
+    /// Counts no Secret as waiting any more: those of a former term come again.
+    pub fn expect_no_orders(&self) {
+        let all = std::mem::take(&mut *self.expected.lock());
+        all.iter().for_each(|(key, it)| self.withdraw(key, it));
+    }
+
+    fn withdraw_if(&self, key: &SecretRef, which: impl Fn(&Expected) -> bool) {
+        let expected = {
+            let mut all = self.expected.lock();
+            all.get(key).is_some_and(which).then(|| all.remove(key))
+        };
+        if let Some(expected) = expected.flatten() {
+            self.withdraw(key, &expected);
+        }
+    }
+
+    fn withdraw(&self, key: &SecretRef, expected: &Expected) {
+        let slot = self.slot(&expected.issuer);
+        let mut quota = slot.quota.lock();
+        match expected.told {
+            None => quota.leave(&key.namespace),
+            Some(until) => quota.withdraw(&key.namespace, until),
+        }
+    }
+
+    /// Counts a new order for a Secret, if `per_3h` allows for it.
     ///
     /// # Errors
     /// With the instant at which to ask again.
-    pub fn take_order(
-        &self,
-        name: &str,
-        namespace: &Arc<str>,
-        per_3h: u32,
-    ) -> Result<(), UnixTime> {
-        self.slot(name)
-            .quota
-            .lock()
-            .take(UnixTime::now(), namespace, per_3h)
+    pub fn take_order(&self, name: &str, key: &SecretRef, per_3h: u32) -> Result<(), UnixTime> {
+        let now = UnixTime::now();
+        // A fallback may be asked in place of the issuer that was expected.
+        let here = |it: &Expected| *it.issuer == *name && it.told.is_none_or(|at| at <= now);
+        let before = self.expected.lock().remove(key);
+        if let Some(before) = before.filter(|it| !here(it)) {
+            self.withdraw(key, &before);
+        }
+        let asked = {
+            let slot = self.slot(name);
+            let mut quota = slot.quota.lock();
+            quota.take(now, &key.namespace, per_3h)
+        };
+        if let Err(until) = asked {
+            let told = Expected {
+                issuer: name.into(),
+                told: Some(until),
+            };
+            self.expected.lock().insert(key.clone(), told);
+        }
+        asked
     }
 
     /// How many of the orders that `per_3h` allows are made, and until when the CA asked for no request at all.
@@ -420,7 +485,41 @@ fn count(number: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::context::tests::without_an_answer;
+    use crate::renewal::Renewals;
+
+    /// With one order in three hours, the next has the slot after all that wait, one of each other namespace.
+    #[tokio::test]
+    async fn a_secret_that_was_told_when_to_ask_again_counts_once_and_no_longer_than_it_waits() {
+        const HOURS: Duration = Duration::from_secs(3 * 3_600);
+        let (shared, _in_force) = without_an_answer();
+        let issuers = Renewals::new(shared).issuers;
+        let key = |namespace: &str| SecretRef::new(namespace, "tls");
+        let asks = |namespace: &str| {
+            issuers.expect_order("le", &key(namespace));
+            let taken = issuers.take_order("le", &key(namespace), 1);
+            issuers.expect_no_order(&key(namespace));
+            taken
+        };
+        let begun = UnixTime::now();
+        assert_eq!(asks("first"), Ok(()));
+        let slot = |until: UnixTime| until.since(begun).as_secs() / HOURS.as_secs();
+        // One that is changed, and so asks, over and over.
+        for _ in 0..100 {
+            assert_eq!(asks("hostile").map_err(slot), Err(1));
+        }
+        assert_eq!(asks("shop").map_err(slot), Err(2), "the other one waits");
+        issuers.forget_told(&key("hostile"));
+        assert_eq!(asks("shop").map_err(slot), Err(1));
+        issuers.forget_told(&key("shop"));
+        assert!(issuers.expected.lock().is_empty());
+        assert_eq!(asks("hostile").map_err(slot), Err(1));
+        issuers.expect_no_orders();
+        assert_eq!(asks("shop").map_err(slot), Err(1));
+    }
 
     #[test]
     fn the_host_of_a_request_is_that_of_the_directory_or_another() {

@@ -7,7 +7,7 @@ pub(super) mod secret_failures;
 use std::time::Duration;
 
 use cert_renew_core::index::Stuck;
-use cert_renew_core::schedule::due::{Never, Reason};
+use cert_renew_core::schedule::due::Never;
 use cert_renew_core::schedule::rate_limits::{self, Hold};
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::object::full::FullSecret;
@@ -44,24 +44,19 @@ pub(super) enum Progress {
 
 impl Renewal<'_> {
     /// Leaves a Secret alone until then because a rate limit says no, and reports that once.
-    pub(super) fn held_by_budget(
-        self,
-        fresh: &RenewalTarget,
-        reason: Reason,
-        hold: Hold,
-    ) -> Outcome {
+    pub(super) fn held_by_budget(self, fresh: &RenewalTarget, hold: Hold) -> Outcome {
         let until = hold.until();
         let ours = fresh.assessment.issued_by.is_some();
         let undone = ours && matches!(hold, Hold::KeepsComingBack { .. });
         let account = self.shared.ledger.get(fresh.assessment.account);
-        let window = duration::human(fresh.claim(reason).window(&account));
+        let window = duration::human(account.window());
         let note = match hold {
             Hold::BackOff { .. } => {
                 return Outcome::Later(until, self.shared.renewal_error(self.key));
             }
             Hold::TooYoung { .. } => format!(
                 "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until} (cert-renew \
-             renew --force asks at once, within the budget of certificates a week)"
+             renew --force asks at once, within the number of certificates a week that CAs allow)"
             ),
             Hold::TooMany { .. } => format!(
                 "{} certificates for these names were issued within {window}, and CAs count them; the next one is asked for \

@@ -73,8 +73,7 @@ impl Renewal<'_> {
                 tried_with: Some(of.tried_with),
                 ..Failed::default()
             };
-            let failures = &self.all.secret_failures;
-            failures.failed(&of.uid, now, &self.shared.config().retry, failed)
+            self.failed_by_itself(&of.uid, now, failed)
         } else {
             let verdict = Verdict::of(&what, &of);
             self.tell_issuer(&verdict, &of.issuer).await;
@@ -172,11 +171,22 @@ impl Renewal<'_> {
                 wish: entry.observed.wish,
                 ..Failed::default()
             };
-            let uid = entry.observed.uid.to_string();
-            let failures = &self.all.secret_failures;
-            failures.failed(&uid, now, &self.shared.config().retry, failed)
+            self.failed_by_itself(&entry.observed.uid.to_string(), now, failed)
         });
         Finished::Later(at, Some(text.into()))
+    }
+
+    /// Counts a failure of the Secret by itself, and returns the instant of the next try.
+    fn failed_by_itself(self, uid: &str, now: UnixTime, failed: Failed<'_>) -> UnixTime {
+        let failures = &self.all.secret_failures;
+        let retry_at = failures.failed(uid, now, &self.shared.config().retry, failed);
+        // Whoever forgets it when it is gone may have been here before.
+        let known = self.shared.entry(self.key).map(|entry| entry.observed.uid);
+        let uid = uid.into();
+        if known.is_none_or(|known| known != uid) {
+            failures.forget(&uid);
+        }
+        retry_at
     }
 
     /// When to look again after a failure that is not the certificate's and is not counted.

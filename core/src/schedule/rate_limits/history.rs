@@ -345,8 +345,10 @@ impl IssuanceHistory {
         Usage::of(&recent(now, hour, &self.invalid), FAILED_VALIDATIONS, hour)
     }
 
-    /// The span in which its issues are counted, as far as it is recorded.
-    fn window(&self) -> Duration {
+    /// The span in which its issues are counted: a week, or less if the certificate that we had issued lives for less than
+    /// ten days. One that somebody put there does not count.
+    #[must_use]
+    pub fn window(&self) -> Duration {
         let lifetime = self.lifetime.map(Duration::from_secs);
         lifetime.map_or(WEEK, scaled_week)
     }

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
-use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Fault, Operator, Proxies, Result, ensure, eventually};
@@ -344,6 +345,51 @@ async fn a_missing_right_is_named_at_the_start() -> Result<()> {
     .await?;
     renewed(&space, "tls", &old.certificate).await?;
     Ok(())
+}
+
+/// Nothing is done before the failure history is known, and the alert that nobody leads says so.
+#[tokio::test]
+async fn a_leader_that_cannot_read_what_it_needs_does_not_count_as_one() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = Operator::install(bench, options()).await?;
+    let roles: Api<Role> = Api::namespaced(bench.client()?, operator.namespace());
+    let concerns = |rule: &PolicyRule| rule.resources.iter().flatten().any(|it| it == "configmaps");
+    let all = roles.list(&ListParams::default()).await?.items;
+    let mut all = all.into_iter();
+    let whole = all.find(|role| role.rules.iter().flatten().any(concerns));
+    let whole = whole.context("no Role has a rule for ConfigMaps")?;
+    let name = whole.metadata.name.clone().unwrap_or_default();
+    let mut lacking = whole.clone();
+    for rule in lacking.rules.iter_mut().flatten().filter(|it| concerns(it)) {
+        rule.verbs.retain(|verb| verb != "get");
+    }
+    roles.replace(&name, &Default::default(), &lacking).await?;
+    eventually(SOON, "the right is gone and missed", async || {
+        operator.run().await?;
+        let waits = "nothing is renewed or restarted before this can be read";
+        let missed = eventually(Duration::from_secs(10), "it says so", async || {
+            ensure!(operator.log()?.contains(waits), "it has the right");
+            Ok(())
+        });
+        let missed = missed.await;
+        if missed.is_err() {
+            operator.kill();
+        }
+        missed
+    })
+    .await?;
+    let metrics = operator.metrics().await?;
+    let shown = |line: &str| metrics.lines().any(|it| it == line);
+    ensure!(shown("cert_renew_leader 0"), "{metrics}");
+    ensure!(shown("cert_renew_leader_terms_total 1"), "{metrics}");
+    let mut whole = whole;
+    whole.metadata.resource_version = None;
+    roles.replace(&name, &Default::default(), &whole).await?;
+    eventually(SOON, "it works when it has the right", async || {
+        ensure!(operator.leads().await?, "it does not");
+        Ok(())
+    })
+    .await
 }
 
 /// What a file's roles grant, each as often as it does.

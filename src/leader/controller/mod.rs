@@ -24,12 +24,13 @@ use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::{BootTime, UnixTime, jump};
 use cert_renew_core::verdict::State;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use kube::runtime::watcher;
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use crate::cluster::events::Reason;
-use crate::cluster::secrets::watch;
+use crate::cluster::secrets::watch::{self, Events};
 use crate::leader::handles::Handles;
 use crate::leader::sources::{Failed, Sources};
 use crate::leader::strays::Strays;
@@ -39,6 +40,8 @@ use crate::renewal::info::Suggested;
 
 /// Longest time between two turns: timers do not count the time that a machine was suspended, the clock does.
 const BEAT: Duration = Duration::from_secs(30);
+/// Most reports of tasks that are applied after one event: more than one event can cause, so that they do not add up.
+const REPORTS: usize = 64;
 
 /// The faults of a Secret's annotations, each with reason and text.
 type Complaints = Vec<(Reason, String)>;
@@ -86,15 +89,7 @@ pub async fn run(
     mut leads: tokio::sync::watch::Receiver<Option<u64>>,
     shutdown: impl Future<Output = ()>,
 ) -> Ended {
-    let mut controller = Controller {
-        strays: Strays::new(&all.shared.metrics, &all.shared.strays),
-        all,
-        lease: None,
-        term: None,
-        sources: Sources::opened(Vec::new(), Instant::now()),
-        passed_over: BTreeSet::new(),
-        untold: HashMap::new(),
-    };
+    let mut controller = Controller::new(all);
     leads.mark_changed();
     let mut relist = controller.all.shared.health.relist.subscribe();
     let mut events = controller.listen(&configs);
@@ -128,7 +123,7 @@ pub async fn run(
         let wait = next.map_or(BEAT, |at| at.since(now).min(BEAT));
         planned = turn + wait;
         tokio::select! {
-            // First whether to act, then the data to act on, then what is due.
+            // First whether to act, then the data to act on.
             biased;
             () = &mut shutdown => break Ended::Told,
             changed = leads.changed() => {
@@ -152,15 +147,9 @@ pub async fn run(
                 controller.rest().await;
                 events = controller.listen(&configs);
             }
-            event = events.next() => match event {
-                Some((source, event)) => controller.on_event(source, event),
-                None => break Ended::Unattended,
+            attended = controller.turn(&mut events, wait) => if !attended {
+                break Ended::Unattended;
             },
-            heard = heard(&mut controller.term) => match heard {
-                Heard::Done(done) => controller.on_done(done),
-                Heard::Suggested(suggested) => controller.on_suggested(suggested),
-            },
-            () = tokio::time::sleep(wait) => {}
         }
     };
     controller.rest().await;
@@ -176,6 +165,48 @@ async fn heard(term: &mut Option<Term>) -> Heard {
 }
 
 impl Controller {
+    /// Nothing is known yet, and no watch is open.
+    fn new(all: Handles) -> Self {
+        Self {
+            strays: Strays::new(&all.shared.metrics, &all.shared.strays),
+            all,
+            lease: None,
+            term: None,
+            sources: Sources::opened(Vec::new(), Instant::now()),
+            passed_over: BTreeSet::new(),
+            untold: HashMap::new(),
+        }
+    }
+
+    /// Applies the next event, or else the next report of a task, if there is one before `wait` is over; then the reports
+    /// that are there already, since an event may always be. False if the watches have ended. May be dropped at any
+    /// time.
+    async fn turn(&mut self, events: &mut Events, wait: Duration) -> bool {
+        tokio::select! {
+            biased;
+            event = events.next() => match event {
+                Some((source, event)) => self.on_event(source, event),
+                None => return false,
+            },
+            heard = heard(&mut self.term) => self.on_heard(heard),
+            () = tokio::time::sleep(wait) => {}
+        }
+        for _ in 0..REPORTS {
+            match unconstrained(heard(&mut self.term)).now_or_never() {
+                Some(heard) => self.on_heard(heard),
+                None => break,
+            }
+        }
+        true
+    }
+
+    fn on_heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Done(done) => self.on_done(done),
+            Heard::Suggested(suggested) => self.on_suggested(suggested),
+        }
+    }
+
     fn index(&self) -> RwLockWriteGuard<'_, Index> {
         self.all.shared.write_index()
     }
@@ -259,7 +290,10 @@ impl Controller {
         }
         if number != self.lease {
             self.lease = number;
-            self.all.shared.metrics.leader(number.is_some());
+            self.all.shared.metrics.leader(false);
+            if number.is_some() {
+                self.all.shared.metrics.term_began();
+            }
         }
         self.open_term();
     }
@@ -297,7 +331,7 @@ impl Controller {
 
     /// Opens the watches that the config asks for, in place of the former ones. Nothing is done before they have listed
     /// all Secrets that can be listed.
-    fn listen(&mut self, configs: &Configs) -> watch::Events {
+    fn listen(&mut self, configs: &Configs) -> Events {
         self.strays.invalidate_all();
         self.index().invalidate_all();
         let watch::Secrets { scopes, events } =
@@ -340,6 +374,7 @@ impl Controller {
         let sources = &self.sources;
         if let Some(term) = &mut self.term {
             term.work(UnixTime::now(), |namespace| sources.is_blind(namespace));
+            self.all.shared.metrics.leader(true);
         }
     }
 
@@ -436,6 +471,10 @@ impl Controller {
 mod tests {
     use std::future::pending;
 
+    use cert_renew_core::index::Finished;
+    use cert_renew_core::schedule::due::{AT_ONCE, Due, Reason};
+    use cert_renew_core::testing::entries::healthy;
+    use futures::stream;
     use tokio::sync::watch as channel;
     use tokio::time::timeout;
 
@@ -469,5 +508,36 @@ mod tests {
         assert_eq!(of_lease, Ended::Unattended);
         assert_eq!(of_config, Ended::Unattended);
         assert!(kept_lease.is_some() && kept_config.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_is_applied_although_an_event_is_always_ready() {
+        let (shared, _in_force) = without_an_answer();
+        let mut controller = Controller::new(Handles::new(shared));
+        let term = Term::open(&controller.all, 1);
+        let now = UnixTime::now();
+        for number in 0..4 * REPORTS {
+            let mut observed = healthy();
+            observed.renewal = Ok(Due {
+                at: AT_ONCE,
+                reason: Reason::NoCertificate,
+            });
+            let key = SecretRef::new("shop", number.to_string());
+            let mut index = controller.index();
+            index.apply(now, &key, observed, Source(0), Duration::ZERO, None);
+            assert_eq!(index.pop_due(now), Some((Task::Renew, key.clone())));
+            drop(index);
+            let later = Finished::Later(now + BEAT, None);
+            term.report(Done::Task(Task::Renew, key, later));
+        }
+        controller.term = Some(term);
+        let event = || (Source(0), Ok(watcher::Event::Init));
+        let mut events: Events = stream::repeat_with(event).boxed();
+        for _ in 0..4 {
+            assert!(controller.turn(&mut events, BEAT).await);
+        }
+        let index = controller.index();
+        let running = index.iter().filter(|(_, entry)| entry.renewing.is_some());
+        assert_eq!(running.count(), 0);
     }
 }

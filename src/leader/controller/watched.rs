@@ -105,6 +105,9 @@ impl Controller {
         let retry_at = self.all.renewals.retry_at(now, &observed);
         let problems = observed.problem_texts;
         let before = self.index().get(&key);
+        if let Some(other) = { before.as_ref() }.filter(|it| it.observed.uid != observed.uid) {
+            failures.forget(&other.observed.uid);
+        }
         let known = { before.as_ref() }.map_or(0, |entry| entry.observed.problem_texts);
         let another = { before.as_ref() }.is_some_and(|entry| entry.observed.leaf != observed.leaf);
         let hidden = { before.as_ref() }
@@ -112,6 +115,9 @@ impl Controller {
         let change =
             self.index()
                 .apply(now, &key, observed, source, config.rollout.settle, retry_at);
+        if change == Change::Changed {
+            self.all.renewals.issuers.forget_told(&key);
+        }
         if another {
             self.changed(&key);
             self.tell_shut(&key, uid, now);
@@ -314,7 +320,7 @@ impl Controller {
         }
         let running = entry.is_some_and(|entry| entry.renewing.is_some());
         // What a running task leaves is cleaned up when it ends.
-        if let Some(term) = &self.term {
+        if let Some(term) = &mut self.term {
             term.gone(key);
         }
         if !running {

@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLockWriteGuard};
 use std::time::Duration;
 
-use cert_renew_core::index::{Index, Observed, Task};
+use cert_renew_core::index::{Finished, Index, Observed, Task};
 use cert_renew_core::schedule::quota;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::error_chain;
@@ -30,7 +30,7 @@ use crate::process::supervise::supervised;
 use crate::process::task::{Done, Planning, TaskHandle};
 use crate::renewal::Renewals;
 use crate::renewal::info::Suggested;
-use crate::telemetry::metrics::Part;
+use crate::telemetry::metrics::{Metrics, Part};
 
 /// Delay until the ledger or order records are read again after a failure; nothing is done without them.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -75,7 +75,8 @@ impl Term {
         all.shared.gate.adopt(number);
         let begin = {
             let (renewals, sender) = (Arc::clone(&all.renewals), sender.clone());
-            move || read(Arc::clone(&renewals), sender.clone())
+            let metrics = Arc::clone(&all.shared.metrics);
+            move || read(Arc::clone(&renewals), Arc::clone(&metrics), sender.clone())
         };
         tasks.spawn(supervised(
             Part::Takeover,
@@ -215,6 +216,7 @@ impl Term {
 
     /// Abandons the order of a Secret, if it has one, because it is no longer wanted.
     pub fn abandon(&mut self, key: &SecretRef) {
+        self.all.renewals.forget(key);
         if self.works && self.all.renewals.running_orders.contains(key) {
             let (renewals, key) = (Arc::clone(&self.all.renewals), key.clone());
             self.tasks
@@ -231,6 +233,7 @@ impl Term {
                 self.running.remove(&(*task, key.clone()));
                 if *task == Task::Renew {
                     self.renewals.free(key);
+                    self.all.renewals.issuers.expect_no_order(key);
                 }
             }
             Done::Opened | Done::Judged(..) | Done::LookedUp(..) => {}
@@ -250,10 +253,7 @@ impl Term {
                     let config = self.all.shared.config();
                     // Anybody who may edit a Secret can name an issuer: only those of the config have a slot.
                     if let Some(issuer) = issuer.as_ref().filter(|it| config.issuer(it).is_some()) {
-                        self.all
-                            .renewals
-                            .issuers
-                            .expect_order(issuer, &key.namespace);
+                        self.all.renewals.issuers.expect_order(issuer, &key);
                     }
                     self.renewals
                         .wait(priority, key, issuer.unwrap_or_default());
@@ -325,10 +325,23 @@ impl Term {
         self.tell(Task::Roll, key);
     }
 
-    /// Notifies the tasks of a Secret that it is gone or no longer annotated.
-    pub fn gone(&self, key: &SecretRef) {
+    /// Notifies the tasks of a Secret that it is gone or no longer annotated. A task that has not begun is over.
+    pub fn gone(&mut self, key: &SecretRef) {
         self.tell(Task::Renew, key);
         self.tell(Task::Roll, key);
+        if self.renewals.leave(key) {
+            self.over(Task::Renew, key);
+        }
+        if self.plans.leave(key) {
+            self.over(Task::Roll, key);
+        }
+    }
+
+    /// Reports the end of a task that has not begun. A new Secret of the name waits for the report.
+    fn over(&self, task: Task, key: &SecretRef) {
+        let over = Finished::Later(UnixTime::now(), None);
+        // We hold the receiver.
+        let _ = self.sender.send(Done::Task(task, key.clone(), over));
     }
 
     fn tell(&self, task: Task, key: &SecretRef) {
@@ -359,16 +372,19 @@ impl Term {
     }
 }
 
-/// Reads what former leaders left.
-async fn read(renewals: Arc<Renewals>, sender: mpsc::UnboundedSender<Done>) {
+/// Reads what former leaders left. A leader that cannot read it does not count as one.
+async fn read(renewals: Arc<Renewals>, metrics: Arc<Metrics>, sender: mpsc::UnboundedSender<Done>) {
     renewals.issuers.forget_accounts().await;
     renewals.secret_failures.forget_all();
+    renewals.issuers.expect_no_orders();
+    renewals.followers.forget_all();
     let mut told = false;
     loop {
         match renewals.reload().await {
             Ok(()) => break,
             Err(error) => {
                 if !told {
+                    metrics.leader(false);
                     let error = error_chain(&error);
                     tracing::warn!(
                         error,
@@ -382,4 +398,114 @@ async fn read(renewals: Arc<Renewals>, sender: mpsc::UnboundedSender<Done>) {
     }
     // The receiver is dropped only with the term.
     let _ = sender.send(Done::Opened);
+}
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::config::Config;
+    use cert_renew_core::index::Source;
+    use cert_renew_core::schedule::due::{AT_ONCE, Due, Reason};
+    use cert_renew_core::testing::entries::{NOW, healthy};
+
+    use super::*;
+    use crate::context::tests::without_an_answer;
+
+    impl Term {
+        /// Reports this as a task would.
+        pub fn report(&self, done: Done) {
+            self.sender.send(done).unwrap();
+        }
+
+        /// Adds a Secret for which a task is due.
+        fn create(&self, task: Task, number: u32) -> SecretRef {
+            let mut observed = healthy();
+            match task {
+                Task::Renew => {
+                    observed.renewal = Ok(Due {
+                        at: AT_ONCE,
+                        reason: Reason::NoCertificate,
+                    });
+                }
+                Task::Roll => observed.rolled_out = None,
+            }
+            let mut index = self.index();
+            let key = index.key("hostile", &format!("{task:?}-{number}"));
+            index.apply(NOW, &key, observed, Source(0), Duration::ZERO, None);
+            key
+        }
+
+        fn delete(&mut self, key: &SecretRef) {
+            self.gone(key);
+            self.index().remove(key);
+        }
+
+        /// Applies what was reported, as the controller does.
+        fn apply_reports(&mut self) {
+            while let Ok(done) = self.done.try_recv() {
+                self.on_done(&done);
+                if let Done::Task(task, key, finished) = done {
+                    let ended = (task, &key);
+                    let mut index = self.index();
+                    index.finished(NOW, ended, finished, Duration::ZERO, None);
+                }
+            }
+        }
+    }
+
+    /// A term whose tasks wait for an API server that never answers.
+    fn working() -> (Term, watch::Sender<Arc<Config>>) {
+        let (shared, in_force) = without_an_answer();
+        let mut term = Term::open(&Handles::new(shared), 1);
+        term.works = true;
+        (term, in_force)
+    }
+
+    #[tokio::test]
+    async fn secrets_that_are_deleted_while_they_wait_leave_nothing_behind() {
+        const MANY: u32 = 10_000;
+        let (mut term, _in_force) = working();
+        let all = |number| [(Task::Renew, number), (Task::Roll, number)];
+        for (task, number) in (0..MANY).flat_map(all) {
+            let key = term.create(task, number);
+            term.dispatch(NOW);
+            term.delete(&key);
+            term.apply_reports();
+        }
+        let turns_of_namespaces = term.plans.len().1;
+        assert_eq!((term.renewals.len(), term.plans.len().0), (0, 0));
+        assert!(turns_of_namespaces <= 1, "{turns_of_namespaces}");
+        // A Secret that comes back is due at once, and once, unless its first task still runs.
+        for (task, number) in (0..MANY).flat_map(all) {
+            term.create(task, number);
+        }
+        term.dispatch(NOW);
+        term.dispatch(NOW);
+        let many = usize::try_from(MANY).unwrap();
+        let waiting = term.renewals.len() + term.plans.len().0;
+        assert_eq!(waiting, 2 * many - term.running.len());
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_is_back_before_its_end_is_heard_waits_for_that_and_is_due_once() {
+        let (mut term, _in_force) = working();
+        for number in 0..100 {
+            term.create(Task::Renew, number);
+        }
+        term.dispatch(NOW);
+        let (held, waiting) = (term.running.len(), term.renewals.len());
+        assert!(held > 0 && waiting > 0 && held + waiting == 100);
+        let key = (0..100).map(|number| SecretRef::new("hostile", format!("Renew-{number}")));
+        let mut waits = key.filter(|key| !term.running.contains_key(&(Task::Renew, key.clone())));
+        let key = waits.next().unwrap();
+        let number = key.name.trim_start_matches("Renew-").parse().unwrap();
+        for _ in 0..3 {
+            term.delete(&key);
+            term.create(Task::Renew, number);
+            term.dispatch(NOW);
+            assert_eq!(term.renewals.len(), waiting - 1, "its end is not heard yet");
+        }
+        term.apply_reports();
+        term.dispatch(NOW);
+        assert_eq!(term.renewals.len(), waiting);
+    }
 }

@@ -22,6 +22,8 @@ type Group = (Arc<str>, Arc<str>);
 pub(super) struct Places {
     /// Ordered by the number of failures, then by expiry.
     waiting: HashMap<Group, BTreeSet<(u32, UnixTime, SecretRef)>>,
+    /// Where each of them waits: its issuer, and what it is ordered by.
+    order: HashMap<SecretRef, (Arc<str>, u32, UnixTime)>,
     held: HashMap<SecretRef, Group>,
     of_namespace: HashMap<Arc<str>, usize>,
     of_issuer: HashMap<Arc<str>, usize>,
@@ -35,9 +37,33 @@ impl Places {
         key: SecretRef,
         issuer: Arc<str>,
     ) {
-        let group = (Arc::clone(&key.namespace), issuer);
+        let group = (Arc::clone(&key.namespace), Arc::clone(&issuer));
         let waiting = self.waiting.entry(group).or_default();
-        waiting.insert((failures, expires, key));
+        waiting.insert((failures, expires, key.clone()));
+        self.order.insert(key, (issuer, failures, expires));
+    }
+
+    /// Takes out a renewal that waits for a place; false if it does not.
+    pub(super) fn leave(&mut self, key: &SecretRef) -> bool {
+        let Some((issuer, failures, expires)) = self.order.remove(key) else {
+            return false;
+        };
+        let group = (Arc::clone(&key.namespace), issuer);
+        if let Some(waiting) = self.waiting.get_mut(&group) {
+            waiting.remove(&(failures, expires, key.clone()));
+            if waiting.is_empty() {
+                self.waiting.remove(&group);
+            }
+        }
+        true
+    }
+
+    /// Number of renewals that wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let waiting = self.waiting.values().map(BTreeSet::len).sum();
+        assert_eq!(self.order.len(), waiting);
+        waiting
     }
 
     /// Takes the next renewal, which holds one of `places` from now on.
@@ -61,6 +87,7 @@ impl Places {
         if waiting.is_empty() {
             self.waiting.remove(&group);
         }
+        self.order.remove(&key);
         *self.of_namespace.entry(Arc::clone(&group.0)).or_default() += 1;
         *self.of_issuer.entry(Arc::clone(&group.1)).or_default() += 1;
         self.held.insert(key.clone(), group);

@@ -1,6 +1,6 @@
 //! Which namespaces have rollouts that are due, and whose turn it is to be planned.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,9 @@ pub(super) const GATHER: Duration = Duration::from_millis(500);
 /// The rollouts that are due, by namespace; all of a namespace that wait are planned together.
 #[derive(Debug, Default)]
 pub(super) struct Plans {
-    due: HashMap<Arc<str>, Vec<SecretRef>>,
+    ///
+    /// A namespace stays here until its turn, even if none of its Secrets waits any more: it is queued once.
+    due: HashMap<Arc<str>, BTreeSet<SecretRef>>,
     /// The namespaces of those that wait for nothing else, longest first: none is passed over.
     ready: VecDeque<Arc<str>>,
     /// Namespaces that wait for others to become due, and those that have waited.
@@ -34,18 +36,33 @@ pub(super) enum Next {
     /// [`Plans::gathered`] is called for it after [`GATHER`].
     Gather(Arc<str>),
     /// These are planned; [`Plans::planned`] is called after that.
-    Plan(Arc<str>, Vec<SecretRef>),
+    Plan(Arc<str>, BTreeSet<SecretRef>),
 }
 
 impl Plans {
     /// The rollout of a Secret is due.
     pub(super) fn add(&mut self, key: SecretRef) {
         let namespace = Arc::clone(&key.namespace);
-        let of = self.due.entry(Arc::clone(&namespace)).or_default();
-        of.push(key);
-        if of.len() == 1 {
-            self.queue(namespace);
+        if let Some(of) = self.due.get_mut(&namespace) {
+            of.insert(key);
+            return;
         }
+        self.due
+            .insert(Arc::clone(&namespace), BTreeSet::from([key]));
+        self.queue(namespace);
+    }
+
+    /// Takes out a rollout that waits to be planned; false if it does not.
+    pub(super) fn leave(&mut self, key: &SecretRef) -> bool {
+        let of = self.due.get_mut(&key.namespace);
+        of.is_some_and(|of| of.remove(key))
+    }
+
+    /// Number of rollouts that wait, and of turns that namespaces wait for.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> (usize, usize) {
+        let waiting = self.due.values().map(BTreeSet::len).sum();
+        (waiting, self.ready.len())
     }
 
     pub(super) fn gathered(&mut self, namespace: &Arc<str>) {
@@ -71,7 +88,7 @@ impl Plans {
         if self.planning.len() >= PLANNERS {
             return None;
         }
-        let namespace = self.ready.pop_front()?;
+        let namespace = self.next_ready()?;
         if !self.gathered.remove(&namespace) && !self.pace.may_start(now) {
             self.gathering.insert(Arc::clone(&namespace));
             return Some(Next::Gather(namespace));
@@ -79,6 +96,18 @@ impl Plans {
         let keys = self.due.remove(&namespace).unwrap_or_default();
         self.planning.insert(Arc::clone(&namespace));
         Some(Next::Plan(namespace, keys))
+    }
+
+    /// The next namespace whose turn it is; those where nothing waits any more are passed over.
+    fn next_ready(&mut self) -> Option<Arc<str>> {
+        loop {
+            let namespace = self.ready.pop_front()?;
+            if self.due.get(&namespace).is_some_and(|of| !of.is_empty()) {
+                return Some(namespace);
+            }
+            self.due.remove(&namespace);
+            self.gathered.remove(&namespace);
+        }
     }
 }
 
@@ -159,14 +188,38 @@ mod tests {
         let (mut plans, now) = (Plans::default(), Instant::now());
         plans.add(SecretRef::new("shop", "a"));
         plans.add(SecretRef::new("shop", "b"));
-        let both = vec![SecretRef::new("shop", "a"), SecretRef::new("shop", "b")];
+        let both = [SecretRef::new("shop", "a"), SecretRef::new("shop", "b")].into();
         assert_eq!(plans.next(now), Some(Next::Plan("shop".into(), both)));
         plans.add(SecretRef::new("shop", "c"));
         assert_eq!(plans.next(now), None, "it is being planned");
         plans.planned(&"shop".into());
-        let one = vec![SecretRef::new("shop", "c")];
+        let one = [SecretRef::new("shop", "c")].into();
         assert_eq!(plans.next(now), Some(Next::Plan("shop".into(), one)));
         plans.planned(&"shop".into());
         assert_eq!(plans.next(now), None);
+    }
+
+    #[test]
+    fn a_namespace_whose_secrets_come_and_go_is_queued_once() {
+        let (mut plans, mut now) = (Plans::default(), Instant::now());
+        let others: Vec<String> = (0..PLANNERS).map(|it| format!("other-{it}")).collect();
+        for other in &others {
+            plans.add(SecretRef::new(&**other, "tls"));
+            now += GATHER;
+            assert!(matches!(plans.next(now), Some(Next::Plan(..))));
+        }
+        let key = SecretRef::new("shop", "tls");
+        for _ in 0..1_000 {
+            plans.add(key.clone());
+            assert!(plans.leave(&key));
+        }
+        assert!(!plans.leave(&key), "it waits no longer");
+        assert_eq!(plans.len(), (0, 1));
+        plans.planned(&others[0].as_str().into());
+        assert_eq!(plans.next(now), None);
+        assert_eq!((plans.due.len(), plans.len()), (0, (0, 0)));
+        plans.add(key.clone());
+        let one = Next::Plan("shop".into(), [key].into());
+        assert_eq!(plans.next(now + GATHER), Some(one));
     }
 }

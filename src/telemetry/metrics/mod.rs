@@ -486,12 +486,14 @@ impl Metrics {
         self.info_moved.with_label_values(&[issuer]).inc();
     }
 
-    /// Sets whether this replica leads.
-    pub fn leader(&self, leads: bool) {
-        self.leader.set(leads.into());
-        if leads {
-            self.leader_terms.inc();
-        }
+    /// Sets whether this replica leads, and has read what it needs to work.
+    pub fn leader(&self, works: bool) {
+        self.leader.set(works.into());
+    }
+
+    /// Counts that this replica has become the leader.
+    pub fn term_began(&self) {
+        self.leader_terms.inc();
     }
 
     /// All series in Prometheus' text format, each family sorted by its labels.

@@ -96,6 +96,7 @@ fn eventful() -> Metrics {
     metrics.config_taken_over(entries::NOW);
     metrics.paused(true);
     metrics.leader(true);
+    metrics.term_began();
     metrics.limited_until("letsencrypt", entries::NOW);
     metrics.renewal_info("letsencrypt", Some(entries::NOW));
     metrics.renewal_info("letsencrypt", None);

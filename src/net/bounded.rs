@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -109,7 +109,7 @@ struct Open {
     queue: VecDeque<oneshot::Sender<()>>,
 }
 
-/// Connections by their remote address, the oldest first.
+/// Connections by their remote address, or with IPv6 its network, the oldest first.
 #[derive(Debug, Default)]
 struct Connections {
     count: usize,
@@ -118,26 +118,27 @@ struct Connections {
 
 impl Connections {
     fn enter(&mut self, connection: &Connection) {
-        let of = self.from.entry(connection.address).or_default();
+        let of = self.from.entry(prefix(connection.address)).or_default();
         of.insert(connection.number, Arc::clone(&connection.end));
         self.count += 1;
     }
 
     /// Removes a connection; false if it is not there, or was closed.
     fn leave(&mut self, connection: &Connection) -> bool {
-        let Some(of) = self.from.get_mut(&connection.address) else {
+        let address = prefix(connection.address);
+        let Some(of) = self.from.get_mut(&address) else {
             return false;
         };
         let left = of.remove(&connection.number).is_some();
         if of.is_empty() {
-            self.from.remove(&connection.address);
+            self.from.remove(&address);
         }
         self.count -= usize::from(left);
         left
     }
 
     fn has(&self, connection: &Connection) -> bool {
-        let of = self.from.get(&connection.address);
+        let of = self.from.get(&prefix(connection.address));
         of.is_some_and(|of| of.contains_key(&connection.number))
     }
 
@@ -325,12 +326,20 @@ impl Connection {
 
 /// Whom an address stands for: itself, or with IPv6 its /64, of which one machine may have every address.
 pub(crate) fn network(address: IpAddr) -> String {
-    match address.to_canonical() {
+    match prefix(address) {
         IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(network) => format!("{network}/64"),
+    }
+}
+
+/// The first address of the network that an address stands for.
+fn prefix(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
         }
+        address => address,
     }
 }
 

@@ -423,3 +423,21 @@ fn a_network_of_ipv6_counts_as_one_client() {
     assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
     assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
 }
+
+#[test]
+fn the_addresses_of_one_network_count_as_one() {
+    let open = Arc::new(Mutex::new(Open::new(LIMITS)));
+    let from = |address: &str| Connection::new(&open, address.parse().unwrap());
+    let mut all = Connections::default();
+    let ca = from("2001:db8:1::1");
+    all.enter(&ca);
+    let flood: Vec<_> = (0..100)
+        .map(|it| from(&format!("2001:db8:2::{it:x}")))
+        .collect();
+    flood.iter().for_each(|it| all.enter(it));
+    for _ in 0..99 {
+        all.close_one();
+    }
+    assert!(all.has(&ca), "the flood pushes out its own");
+    assert_eq!((all.count, all.from.len()), (2, 2));
+}

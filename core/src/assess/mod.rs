@@ -76,8 +76,10 @@ pub struct Assessment {
     pub by_labels: bool,
     /// See [`Self::wish`].
     unserved: Option<u64>,
-    /// See [`Self::is_caused`].
-    caused: bool,
+    /// Its issuer is another CA than the last one.
+    moved: bool,
+    /// The value of `renew-now` that was not served yet forces the renewal.
+    forced: bool,
 }
 
 /// What a Secret is judged by, beside what it says itself.
@@ -280,9 +282,10 @@ impl Circumstances<'_> {
         let blocks = all.fold(own, Blocks::and);
         let rollout_blocked = settings.paused || blocks.rollout();
         let asked = renewal.is_ok_and(|due| due.reason == Reason::RenewNow);
-        let caused = is_caused(&settings, issued_by.as_ref(), self.config);
+        let moved = has_moved(&settings, issued_by.as_ref(), self.config);
+        let forced = unserved.is_some() && wished.is_some_and(|it| it.starts_with(FORCE));
         let held_until = { leaf.as_ref().ok() }
-            .filter(|_| asked && !caused)
+            .filter(|_| asked && !moved && !forced)
             .and_then(|leaf| {
                 let written = issued_by.as_ref().and_then(|by| by.wrote(leaf.fingerprint));
                 young_until(self.now, leaf, written)
@@ -290,7 +293,8 @@ impl Circumstances<'_> {
         Assessment {
             account: account_of(issuer_name(&settings.issuer), &names),
             unserved,
-            caused,
+            moved,
+            forced,
             problems,
             leaf,
             names,
@@ -360,17 +364,14 @@ fn names(
     }
 }
 
-/// Whether a `renew-now` has a cause of its own: the Secret's issuer is another CA than the last one, or the value forces
-/// it.
-fn is_caused(settings: &Settings, issued_by: Option<&IssuedBy>, config: Option<&Config>) -> bool {
+/// Whether the Secret's issuer is another CA than the last one.
+fn has_moved(settings: &Settings, issued_by: Option<&IssuedBy>, config: Option<&Config>) -> bool {
     let issuer = issuer_name(&settings.issuer);
-    let moved = issued_by.is_some_and(|by| *by.issuer != *issuer || has_moved(by, config));
-    let wished = settings.renew_now.as_deref();
-    moved || wished.is_some_and(|it| it.starts_with(FORCE))
+    issued_by.is_some_and(|by| *by.issuer != *issuer || is_another_ca(by, config))
 }
 
 /// Whether the config has another CA by now under the name of the issuer that this came from.
-fn has_moved(by: &IssuedBy, config: Option<&Config>) -> bool {
+fn is_another_ca(by: &IssuedBy, config: Option<&Config>) -> bool {
     let now = config.and_then(|it| it.issuer(&by.issuer));
     { by.directory.as_deref() }
         .zip(now)
@@ -413,7 +414,7 @@ fn is_staged(
     };
     let written = issued_by.filter(|by| by.wrote(leaf.fingerprint).is_some());
     // A certificate from the Secret's own issuer is what was asked for, unless that is another CA by now.
-    let own = |by: &IssuedBy| *by.issuer == **issuer && !has_moved(by, Some(config));
+    let own = |by: &IssuedBy| *by.issuer == **issuer && !is_another_ca(by, Some(config));
     if config.is_staging(issuer) || written.is_some_and(own) {
         return false;
     }
@@ -479,7 +480,13 @@ impl Assessment {
     /// Whether a `renew-now` has a cause of its own, so that it does not wait until the certificate is older.
     #[must_use]
     pub fn is_caused(&self) -> bool {
-        self.caused
+        self.moved || self.forced
+    }
+
+    /// Whether the issuer is another CA than the last one, which is a cause whatever `renew-now` says.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.moved
     }
 
     /// Until when no new pair may be written into it although it is renewed: an annotation cannot be followed, and

@@ -219,13 +219,18 @@ fn held(
         _ => Reason::RenewNow,
     };
     let own = assessment.claim(reason);
+    // A new value takes the place of an earlier one, which may have forced a renewal.
+    let caused = match wish.value {
+        Some(_) => assessment.has_moved(),
+        None => own.caused,
+    };
     let claim = Claim {
         wish: wish.value.map(hash).or(own.wish),
-        caused: own.caused || wish.force || wish.is_broken,
+        caused: caused || wish.force || wish.is_broken,
         ..own
     };
     let hold = claim.hold(now, account)?;
-    let window = duration::human(claim.window(account));
+    let window = duration::human(account.window());
     let until = hold.until();
     let why = match hold {
         Hold::TooYoung { .. } => {
@@ -444,6 +449,11 @@ mod tests {
             let said = judge(at, &secret, force, Some(&config), Some(&account));
             assert_eq!(said, Verdict::Renews, "{at} {force}");
         }
+        // An earlier value is replaced, whether it was served or not.
+        let forced = ("renew-now", "force-2026-01-01T00:00:00Z");
+        let (secret, ..) = self::secret("kubernetes.io/tls", &[("issuer", "le"), forced]);
+        let said_of_forced = judge(young, &secret, false, Some(&config), Some(&account));
+        assert_eq!(said_of_forced, said);
     }
 
     #[test]

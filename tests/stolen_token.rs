@@ -1,23 +1,27 @@
 //! What somebody can do who has stolen the operator's token: each right of `rbac/` and each rule of
 //! `deploy/admission/operator*.yaml` is tried with it, and docs/threat-model.md lists what is left.
 
+mod set_up;
 mod tries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::Duration;
 
 use http::{Method, Request};
 use kube::Client;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use test_bench::objects::{OLD, Reference, Space, pair, workload};
+use test_bench::objects::{Reference, Space, workload};
 use test_bench::{Bench, Context as _, Operator, Result, bail, ensure, eventually};
 
 use crate::argo::Argo;
 use crate::renewal::{SOON, options};
+use set_up::{foreign, set_up};
 use tries::at_home::at_home;
 use tries::elsewhere::elsewhere;
-use tries::{OURS, PATH, http_route, ingress, labelled, merge, named};
+use tries::workloads::workloads;
+use tries::{OURS, PATH, ingress, labelled, merge, named};
 
 /// All roles, in the order in which the threat model lists them; those of single namespaces are the same.
 const ROLES: [&str; 10] = [
@@ -35,6 +39,9 @@ const ROLES: [&str; 10] = [
 
 /// Verbs that change something.
 const WRITES: [&str; 3] = ["create", "patch", "delete"];
+
+/// Long enough for an answer, once the policies are in force.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Reviews: no policy sees them, since the API server leaves them out, and they change nothing.
 const UNSEEN: [&str; 2] = ["tokenreviews", "subjectaccessreviews"];
@@ -171,97 +178,6 @@ fn path(namespace: &str, resource: &str, name: &str) -> String {
     format!("{}/{at}{resource}{name}{sub}", group(resource))
 }
 
-/// What the tries are about.
-async fn set_up(operator: &Operator<'_>, space: &Space) -> Result<()> {
-    let home = operator.namespace();
-    let client = &space.client;
-    let old = pair(&["thief.example"], OLD)?;
-    space.tls_secret("foreign", Some(&old), &[]).await?;
-    space
-        .tls_secret("tls", Some(&old), &[("issuer", "pebble")])
-        .await?;
-    space
-        .tls_secret(
-            "declared",
-            Some(&old),
-            &[("issuer", "pebble"), ("declared", "true")],
-        )
-        .await?;
-    let more = Patch::Merge(json!({"data": {"more": "eA=="}}));
-    let secrets = space.secrets();
-    secrets.patch("tls", &PatchParams::default(), &more).await?;
-    for kind in [
-        "Deployment",
-        "StatefulSet",
-        "DaemonSet",
-        "ReplicationController",
-        "ReplicaSet",
-    ] {
-        space.workload(kind, "web", Reference::Env, "tls").await?;
-    }
-    let config = "solvers: [{http01: {route: ingress, ingress: {annotations: {example.com/named: a value}}}}]";
-    let event = |name: &str, controller: &str| {
-        named(
-            name,
-            json!({
-                "eventTime": "2026-01-01T00:00:00.000000Z", "action": "x", "reason": "X", "type": "Normal",
-                "reportingController": controller, "reportingInstance": "x",
-                "regarding": {"apiVersion": "v1", "kind": "Secret", "name": "tls", "namespace": space.name},
-            }),
-        )
-    };
-    for (namespace, resource, object) in [
-        (
-            home,
-            "secrets",
-            named("record", json!({"type": "cert-renew.io/order-record"})),
-        ),
-        (home, "secrets", named("foreign", json!({"type": "Opaque"}))),
-        (home, "configmaps", named("cert-renew-ledger", json!({}))),
-        (
-            home,
-            "configmaps",
-            named(
-                "cert-renew-config",
-                json!({"data": {"config.yaml": config}}),
-            ),
-        ),
-        (
-            &space.name,
-            "configmaps",
-            named(
-                "declares",
-                json!({"metadata": {"labels": {"cert-renew.io/certificate": "true"}}, "data": {"x": "y"}}),
-            ),
-        ),
-        (&space.name, "configmaps", named("foreign", json!({}))),
-        (home, "leases", named("cert-renew", json!({"spec": {}}))),
-        (home, "ingresses", labelled("route", ingress(PATH, OURS))),
-        (home, "ingresses", named("foreign", ingress(PATH, OURS))),
-        (
-            home,
-            "httproutes",
-            labelled("route", http_route(PATH, OURS)),
-        ),
-        (home, "httproutes", named("foreign", http_route(PATH, OURS))),
-        (
-            &space.name,
-            "events",
-            event("ours", "cert-renew.io/cert-renew"),
-        ),
-        (&space.name, "events", event("theirs", "kubelet")),
-    ] {
-        let request = Request::post(format!("/{}", path(namespace, resource, "")))
-            .header("content-type", "application/json")
-            .body(typed(resource, object).to_string().into_bytes())?;
-        client
-            .request_text(request)
-            .await
-            .with_context(|| format!("making {resource} in {namespace}"))?;
-    }
-    Ok(())
-}
-
 /// With the kind that the API server asks for.
 fn typed(resource: &str, mut object: Value) -> Value {
     let kind = match resource {
@@ -293,6 +209,9 @@ async fn each_right_and_each_rule_is_tried() -> Result<()> {
     let space = Space::new(bench.client()?, "stolen", operator.namespace()).await?;
     set_up(&operator, &space).await?;
     let _argo = Argo::start(bench, &space, "tls").await?;
+    let rollouts = Argo::rollouts(&space);
+    let (params, others) = (PatchParams::default(), Patch::Merge(foreign()));
+    rollouts.patch("shop", &params, &others).await?;
     let thief = operator.client().await?;
     let home = operator.namespace();
 
@@ -333,9 +252,10 @@ async fn each_right_and_each_rule_is_tried() -> Result<()> {
 
     // Writing is narrowed by the policies: for each right something that the operator does, and something that it does not.
     let mut outcomes: BTreeMap<(bool, &str, &str), BTreeSet<bool>> = BTreeMap::new();
-    let mut said = String::new();
+    let (mut said, mut wrong) = (String::new(), Vec::new());
     let tries = at_home().into_iter().map(|it| (true, it));
-    let tries = tries.chain(elsewhere(&space.name).into_iter().map(|it| (false, it)));
+    let in_the_space = elsewhere(&space.name).into_iter().chain(workloads());
+    let tries = tries.chain(in_the_space.map(|it| (false, it)));
     for (is_home, (verb, resource, name, body, refusal)) in tries {
         let namespace = if is_home { home } else { &space.name };
         let method = match verb {
@@ -349,8 +269,10 @@ async fn each_right_and_each_rule_is_tried() -> Result<()> {
             (_, body) => Some(body),
         };
         let asked = path(namespace, resource, name);
-        // A policy is in force a moment after it is made, and what it reads a moment after that.
-        eventually(SOON, "it is answered as it should be", async || {
+        // A policy is in force a moment after it is made, and what it reads a moment after that. Once one answer is wrong, that
+        // has passed: one run says which others are.
+        let patience = if wrong.is_empty() { SOON } else { SETTLED };
+        let answered = eventually(patience, "it is answered as it should be", async || {
             let answer = match ask(&thief, method.clone(), &asked, body.as_ref()).await {
                 // What is there already was let through.
                 Err(error) if error.to_string().contains("already exists") => Answer::Done,
@@ -362,7 +284,8 @@ async fn each_right_and_each_rule_is_tried() -> Result<()> {
                 _ => bail!("{verb} {asked} {body:?}: {answer:?}, expected {refusal:?}"),
             }
         })
-        .await?;
+        .await;
+        wrong.extend(answered.err().map(|error| format!("{error:#}")));
         if let Some(part) = refusal {
             said += part;
             said += "\n";
@@ -372,6 +295,7 @@ async fn each_right_and_each_rule_is_tried() -> Result<()> {
             .or_default()
             .insert(refusal.is_none());
     }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     for rule in &rules {
         for resource in &rule.resources {
             for verb in rule
@@ -400,21 +324,29 @@ async fn each_right_and_each_rule_is_tried() -> Result<()> {
     Ok(())
 }
 
-/// No role of ours lets workloads be made or deleted: the policies hold where somebody has widened one.
+/// What no role of ours gives: the policies hold where somebody has widened one.
 async fn widened(operator: &Operator<'_>, space: &Space, thief: &Client) -> Result<()> {
-    let any = json!({
-        "apiGroups": ["", "apps", "argoproj.io"],
-        "resources": [
-            "deployments", "statefulsets", "daemonsets", "replicasets", "replicationcontrollers", "rollouts",
-        ],
-        "verbs": ["create", "delete"],
-    });
+    let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| json!({"apiGroups": groups, "resources": resources, "verbs": verbs});
+    let kinds = [
+        "deployments",
+        "statefulsets",
+        "daemonsets",
+        "replicasets",
+        "replicationcontrollers",
+        "rollouts",
+    ];
+    let rules = [
+        rule(&["", "apps", "argoproj.io"], &kinds, &["create", "delete"]),
+        rule(&["argoproj.io"], &["rollouts/status"], &["patch"]),
+        rule(&["networking.k8s.io"], &["ingresses"], &["create"]),
+        rule(&[""], &["secrets"], &["delete"]),
+    ];
     let subject =
         json!({"kind": "ServiceAccount", "name": "cert-renew", "namespace": operator.namespace()});
     let role_ref =
         json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "widened"});
     for (resource, object) in [
-        ("roles", json!({"kind": "Role", "rules": [any]})),
+        ("roles", json!({"kind": "Role", "rules": rules})),
         (
             "rolebindings",
             json!({"kind": "RoleBinding", "roleRef": role_ref, "subjects": [subject]}),
@@ -427,6 +359,35 @@ async fn widened(operator: &Operator<'_>, space: &Space, thief: &Client) -> Resu
             .body(object.to_string().into_bytes())?;
         space.client.request_text(request).await?;
     }
+    let status = path(&space.name, "rollouts/status", "shop");
+    let route = typed("ingresses", labelled("new", ingress(PATH, OURS)));
+    let own_metadata = "of a Rollout's own metadata";
+    let mut tries = vec![
+        (
+            Method::DELETE,
+            path(&space.name, "secrets", "record"),
+            None,
+            "makes and deletes nothing but its account keys and order records",
+        ),
+        (
+            Method::POST,
+            path(&space.name, "ingresses", ""),
+            Some(route),
+            "makes and deletes only routes of its own",
+        ),
+        (
+            Method::PATCH,
+            status.clone(),
+            Some(json!({"status": {"x": "y"}})),
+            own_metadata,
+        ),
+        (
+            Method::PATCH,
+            status,
+            Some(json!({"status": null})),
+            own_metadata,
+        ),
+    ];
     for kind in [
         "Deployment",
         "StatefulSet",
@@ -440,26 +401,35 @@ async fn widened(operator: &Operator<'_>, space: &Space, thief: &Client) -> Resu
             "Rollout" => workload("Deployment", "new", 1, Reference::Env, "tls"),
             _ => workload(kind, "new", 1, Reference::Env, "tls"),
         };
+        let mut there = "web";
         if kind == "Rollout" {
-            merge(
-                &mut made,
-                json!({"apiVersion": "argoproj.io/v1alpha1", "kind": kind}),
-            );
+            let typed = json!({"apiVersion": "argoproj.io/v1alpha1", "kind": kind});
+            merge(&mut made, typed);
+            there = "shop";
         }
-        let there = if kind == "Rollout" { "shop" } else { "web" };
-        for (method, name, body) in [
-            (Method::POST, "", Some(&made)),
-            (Method::DELETE, there, None),
-        ] {
-            let asked = path(&space.name, &resource, name);
-            eventually(SOON, "a widened role is narrowed", async || {
-                match ask(thief, method.clone(), &asked, body).await? {
-                    Answer::Refused(why) if why.contains(NO_WORKLOADS) => Ok(()),
-                    answer => bail!("{method} {asked}: {answer:?}"),
-                }
-            })
-            .await?;
-        }
+        tries.extend([
+            (
+                Method::POST,
+                path(&space.name, &resource, ""),
+                Some(made),
+                NO_WORKLOADS,
+            ),
+            (
+                Method::DELETE,
+                path(&space.name, &resource, there),
+                None,
+                NO_WORKLOADS,
+            ),
+        ]);
+    }
+    for (method, asked, body, refusal) in tries {
+        eventually(SOON, "a widened role is narrowed", async || {
+            match ask(thief, method.clone(), &asked, body.as_ref()).await? {
+                Answer::Refused(why) if why.contains(refusal) => Ok(()),
+                answer => bail!("{method} {asked} {body:?}: {answer:?}"),
+            }
+        })
+        .await?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! way; here it is shown to stand in a thief's. The ones on annotations and names are bound to one namespace at a time.
 
 mod annotations;
+mod names;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::{OURS, PATH, Try, http_route, ingress, labelled, merge, named, put};
+use super::{
+    ONLY_EMPTY, OURS, PATH, Try, empty, http_route, ingress, labelled, merge, named, note, put,
+};
 
 /// In the operator's own namespace.
 pub(in crate::stolen_token) fn at_home() -> Vec<Try> {
     let record = || json!({"type": "cert-renew.io/order-record", "data": {"x": "eA=="}});
-    let note = |key: &str| json!({"metadata": {"annotations": {key: "x"}}});
     let label = |key: &str| json!({"metadata": {"labels": {key: "x"}}});
     let only_its = Some("makes and changes only cert-renew-ledger and cert-renew");
     let metadata = Some("sets the label app.kubernetes.io/name only");
@@ -17,6 +18,12 @@ pub(in crate::stolen_token) fn at_home() -> Vec<Try> {
     let its_own_labels =
         Some("account keys and order records, cert-renew sets its own labels only");
     let a_route = Some("an HTTPRoute of cert-renew leads the challenges");
+    let only_named = Some("only those that its config file names");
+    let annotated = |value: &str| {
+        let mut it = ingress(PATH, OURS);
+        it["metadata"] = json!({"annotations": {"example.com/named": value}});
+        it
+    };
     let mut unlabelled = labelled("new", ingress(PATH, OURS));
     unlabelled["metadata"]["labels"] = json!({});
     let mut catch_all = ingress(PATH, OURS);
@@ -91,6 +98,44 @@ pub(in crate::stolen_token) fn at_home() -> Vec<Try> {
             Value::Null,
             Some("makes and deletes nothing but"),
         ),
+        // A Secret that the config names and that is not there yet can be planted: made empty, then filled.
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"metadata": {
+                "name": "dns-credentials", "annotations": {"cert-renew.io/outputs": "token=key"},
+            }})),
+            None,
+        ),
+        (
+            "patch",
+            "secrets",
+            "planted",
+            json!({"data": {"token": "eA=="}}),
+            None,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(json!({"data": {"token": "eA=="}})),
+            ONLY_EMPTY,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(label("app.kubernetes.io/managed-by")),
+            ONLY_EMPTY,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            empty(note("state.cert-renew.io/rolled-out")),
+            ONLY_EMPTY,
+        ),
         (
             "create",
             "configmaps",
@@ -148,6 +193,13 @@ pub(in crate::stolen_token) fn at_home() -> Vec<Try> {
             "configmaps",
             "cert-renew-ledger",
             label("grafana_dashboard"),
+            metadata,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "cert-renew-ledger",
+            label("app.kubernetes.io/name"),
             metadata,
         ),
         (
@@ -280,17 +332,34 @@ pub(in crate::stolen_token) fn at_home() -> Vec<Try> {
                 );
                 it
             }),
-            Some("only those that its config file names"),
+            only_named,
         ),
         (
             "create",
             "ingresses",
             "",
-            labelled("new", {
-                let mut it = ingress(PATH, OURS);
-                it["metadata"] = json!({"annotations": {"example.com/named": "a value"}});
-                it
-            }),
+            labelled("new", annotated("a value")),
+            None,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", annotated("another value")),
+            only_named,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", annotated("a value\ndeny all;")),
+            only_named,
+        ),
+        (
+            "create",
+            "ingresses",
+            "",
+            labelled("new", annotated("a value\n  of two lines")),
             None,
         ),
         ("delete", "ingresses", "route", Value::Null, None),

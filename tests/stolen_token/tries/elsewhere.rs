@@ -1,15 +1,11 @@
 //! In the namespaces of users, and in the whole cluster.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Try, merge, named};
+use super::{ONLY_EMPTY, Try, empty, merge, named, no_note, note, without};
 
 /// In any other namespace.
 pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
-    let leaf = json!({"metadata": {"annotations": {"state.cert-renew.io/leaf.tls": "00"}}});
-    let template = |body: Value| json!({"spec": {"template": body}});
-    let note = |key: &str| json!({"metadata": {"annotations": {key: "x"}}});
-    let image = || template(json!({"spec": {"containers": [{"name": "main", "image": "evil"}]}}));
     let event = |controller: &str, kind: &str| {
         json!({
             "metadata": {"name": "new"},
@@ -21,20 +17,13 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
     let controller = "cert-renew.io/cert-renew";
     let series =
         || json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}});
-    // The Secret of a declaration, as the operator makes it, with something else.
-    let empty = |more: Value| {
-        let mut it = named(
-            "new",
-            json!({"type": "kubernetes.io/tls", "data": {"tls.crt": "", "tls.key": ""}, "metadata": {
-                "annotations": {"cert-renew.io/declared": "true", "state.cert-renew.io/declaration": "{}", "cert-renew.io/issuer": "a"},
-                "labels": {"cert-renew.io/managed": "true", "app.kubernetes.io/managed-by": "cert-renew"},
-            }}),
-        );
-        merge(&mut it, more);
-        it
-    };
-    let only_empty = Some("and makes empty TLS Secrets for declarations");
+    let of_data = Some("of a Secret's data");
+    let of_metadata = Some("of a Secret's metadata");
+    let of_notes = Some("of a Secret's annotations");
+    let of_settings = Some("and the settings of one that is declared");
+    let records = Some("makes and deletes nothing but its account keys and order records");
     let on_declaration = Some("of a ConfigMap that declares a certificate");
+    let record = |kind: &str| named("new", json!({"type": kind, "data": {"x": "eA=="}}));
     let mut tries = vec![
         (
             "create",
@@ -62,28 +51,28 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             "secrets",
             "tls",
             json!({"data": {"other": "eA=="}}),
-            Some("of a Secret's data"),
+            of_data,
         ),
         (
             "patch",
             "secrets",
             "tls",
             json!({"data": {"more": null}}),
-            Some("of a Secret's data"),
+            of_data,
         ),
         (
             "patch",
             "secrets",
             "tls",
             note("cert-renew.io/names"),
-            Some("of a Secret's annotations"),
+            of_notes,
         ),
         (
             "patch",
             "secrets",
             "tls",
             json!({"metadata": {"labels": {"x": "y"}}}),
-            Some("of a Secret's metadata"),
+            of_metadata,
         ),
         (
             "patch",
@@ -125,14 +114,122 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             "secrets",
             "declared",
             json!({"metadata": {"annotations": {"cert-renew.io/declared": null}}}),
-            Some("and the settings of one that is declared"),
+            of_settings,
         ),
         (
             "patch",
             "secrets",
             "declared",
             note("example.com/x"),
-            Some("and the settings of one that is declared"),
+            of_settings,
+        ),
+        ("patch", "secrets", "tls", without("labels"), of_metadata),
+        (
+            "patch",
+            "secrets",
+            "tls",
+            without("ownerReferences"),
+            of_metadata,
+        ),
+        (
+            "patch",
+            "secrets",
+            "tls",
+            no_note("example.com/kept"),
+            of_notes,
+        ),
+        (
+            "patch",
+            "secrets",
+            "tls",
+            no_note("state.cert-renew.io/rolled-out"),
+            None,
+        ),
+        (
+            "patch",
+            "secrets",
+            "tls",
+            json!({"immutable": null}),
+            Some("whether it is immutable"),
+        ),
+        (
+            "patch",
+            "secrets",
+            "labelled",
+            json!({"data": {"tls.crt": "eA=="}}),
+            None,
+        ),
+        (
+            "patch",
+            "secrets",
+            "withdrawn",
+            note("cert-renew.io/names"),
+            of_notes,
+        ),
+        (
+            "patch",
+            "secrets",
+            "declared",
+            no_note("cert-renew.io/issuer"),
+            None,
+        ),
+        (
+            "patch",
+            "secrets",
+            "declared",
+            note("cert-renew.io/declared"),
+            of_settings,
+        ),
+        // Whoever declares it, somebody else fills it.
+        (
+            "patch",
+            "secrets",
+            "external",
+            json!({"data": {"tls.crt": "eA=="}}),
+            Some("never where the issuer is external"),
+        ),
+        (
+            "patch",
+            "secrets",
+            "external",
+            json!({"data": {"more": "eA=="}}),
+            Some("never where the issuer is external"),
+        ),
+        (
+            "patch",
+            "secrets",
+            "external",
+            note("state.cert-renew.io/rolled-out"),
+            None,
+        ),
+        (
+            "patch",
+            "secrets",
+            "external",
+            note("cert-renew.io/issuer"),
+            None,
+        ),
+        // Account keys and order records are made at home only, and only there they need not have opted in.
+        (
+            "create",
+            "secrets",
+            "",
+            record("cert-renew.io/account"),
+            records,
+        ),
+        (
+            "create",
+            "secrets",
+            "",
+            record("cert-renew.io/order-record"),
+            records,
+        ),
+        (
+            "patch",
+            "secrets",
+            "record",
+            json!({"data": {"x": "eQ=="}}),
+            Some("have opted in"),
         ),
         ("create", "secrets", "", empty(json!({})), None),
         (
@@ -140,56 +237,56 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             "secrets",
             "",
             empty(json!({"data": {"tls.crt": "eA=="}})),
-            only_empty,
+            ONLY_EMPTY,
         ),
         (
             "create",
             "secrets",
             "",
             empty(json!({"data": {"other": ""}})),
-            only_empty,
+            ONLY_EMPTY,
         ),
         (
             "create",
             "secrets",
             "",
             empty(json!({"immutable": true})),
-            only_empty,
+            ONLY_EMPTY,
         ),
         (
             "create",
             "secrets",
             "",
             empty(json!({"metadata": {"annotations": {"example.com/x": "y"}}})),
-            only_empty,
+            ONLY_EMPTY,
         ),
         (
             "create",
             "secrets",
             "",
             empty(json!({"metadata": {"annotations": {"cert-renew.io/declared": null}}})),
-            only_empty,
+            ONLY_EMPTY,
         ),
         (
             "create",
             "secrets",
             "",
             empty(json!({"metadata": {"labels": {"x": "y"}}})),
-            only_empty,
+            ONLY_EMPTY,
         ),
         (
             "create",
             "secrets",
             "",
             empty(json!({"metadata": {"finalizers": ["example.com/x"]}})),
-            only_empty,
+            ONLY_EMPTY,
         ),
         (
             "create",
             "secrets",
             "",
             empty(json!({"type": "Opaque"})),
-            only_empty,
+            ONLY_EMPTY,
         ),
         (
             "create",
@@ -199,7 +296,7 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
                 "type": "kubernetes.io/service-account-token",
                 "metadata": {"annotations": {"kubernetes.io/service-account.name": "default"}},
             })),
-            only_empty,
+            ONLY_EMPTY,
         ),
         (
             "patch",
@@ -245,6 +342,41 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             note("state.cert-renew.io/state"),
             Some("makes and changes only cert-renew-ledger and cert-renew"),
         ),
+        (
+            "patch",
+            "configmaps",
+            "declares",
+            json!({"metadata": {"annotations": {"state.cert-renew.io/state": null}, "labels": {"state.cert-renew.io/state": null}}}),
+            None,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "declares",
+            json!({"data": null}),
+            on_declaration,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "declares",
+            no_note("example.com/kept"),
+            on_declaration,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "declares",
+            without("ownerReferences"),
+            on_declaration,
+        ),
+        (
+            "patch",
+            "configmaps",
+            "cert-renew-ledger",
+            json!({"data": {"x": "y"}}),
+            Some("makes and changes only cert-renew-ledger and cert-renew"),
+        ),
         ("create", "events", "", event(controller, "Secret"), None),
         (
             "create",
@@ -278,27 +410,6 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             "theirs",
             series(),
             Some("reports its own Events only"),
-        ),
-        (
-            "patch",
-            "rollouts",
-            "shop",
-            json!({"spec": {"restartAt": "2026-01-01T00:00:00Z"}}),
-            None,
-        ),
-        (
-            "patch",
-            "rollouts",
-            "shop",
-            json!({"spec": {"paused": true}}),
-            Some("restartAt only"),
-        ),
-        (
-            "patch",
-            "rollouts",
-            "shop",
-            note("x"),
-            Some("of a Rollout's own metadata"),
         ),
         (
             "create",
@@ -347,45 +458,6 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             named("any", eviction),
             refused,
         ));
-    }
-    for kind in [
-        "deployments",
-        "statefulsets",
-        "daemonsets",
-        "replicationcontrollers",
-        "replicasets",
-    ] {
-        tries.extend([
-            ("patch", kind, "web", template(leaf.clone()), None),
-            (
-                "patch",
-                kind,
-                "web",
-                image(),
-                Some("of a pod template, cert-renew changes annotations only"),
-            ),
-            (
-                "patch",
-                kind,
-                "web",
-                template(note("x")),
-                Some("state.cert-renew.io/leaf. only"),
-            ),
-            (
-                "patch",
-                kind,
-                "web",
-                json!({"spec": {"minReadySeconds": 9}}),
-                Some("annotations of the pod template only"),
-            ),
-            (
-                "patch",
-                kind,
-                "web",
-                note("x"),
-                Some("nothing of a workload's own metadata"),
-            ),
-        ]);
     }
     tries
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod at_home;
 pub(super) mod elsewhere;
+pub(super) mod workloads;
 
 use serde_json::{Value, json};
 
@@ -55,6 +56,36 @@ pub(super) fn http_route(path: &str, service: &str) -> Value {
 
 pub(super) const PATH: &str = "/.well-known/acme-challenge/abc-_123";
 pub(super) const OURS: &str = "cert-renew-challenge";
+
+/// The Secret of a declaration, as the operator makes it, with something else.
+fn empty(more: Value) -> Value {
+    let mut it = named(
+        "new",
+        json!({"type": "kubernetes.io/tls", "data": {"tls.crt": "", "tls.key": ""}, "metadata": {
+            "annotations": {"cert-renew.io/declared": "true", "state.cert-renew.io/declaration": "{}", "cert-renew.io/issuer": "a"},
+            "labels": {"cert-renew.io/managed": "true", "app.kubernetes.io/managed-by": "cert-renew"},
+        }}),
+    );
+    merge(&mut it, more);
+    it
+}
+
+/// What is said where it is not empty, or where something is on it that others go by.
+const ONLY_EMPTY: Option<&str> = Some("and makes empty TLS Secrets for declarations");
+
+/// A patch that sets an annotation, and one that takes it away.
+fn note(key: &str) -> Value {
+    json!({"metadata": {"annotations": {key: "x"}}})
+}
+
+fn no_note(key: &str) -> Value {
+    json!({"metadata": {"annotations": {key: null}}})
+}
+
+/// A patch that takes a field of the metadata away.
+fn without(key: &str) -> Value {
+    json!({"metadata": {key: null}})
+}
 
 /// Sets what a JSON pointer names; the last step may be new.
 fn put(object: &mut Value, at: &str, value: Value) {

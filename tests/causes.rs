@@ -249,8 +249,9 @@ async fn an_order_waits_while_its_issuer_is_not_in_the_config() -> Result<()> {
 async fn what_replaces_a_revoked_key_goes_to_no_other_secret() -> Result<()> {
     let bench = Bench::shared().await?;
     let operator = Operator::start(bench, options()).await?;
+    // Of copies the first by namespace goes before the others: the thief's.
+    let thief = Space::new(bench.client()?, "copied", operator.namespace()).await?;
     let owner = Space::new(bench.client()?, "owner", operator.namespace()).await?;
-    let thief = Space::new(bench.client()?, "thief", operator.namespace()).await?;
     let secret = issued(&owner, "tls", "stolen.example").await?;
     let stolen = Pair {
         certificate: data(&secret, "tls.crt"),

@@ -339,6 +339,35 @@ pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
         };
         long.pem().into_bytes()
     };
+    // A chain in which none is the issuer of another.
+    let strangers = |length: usize| {
+        let one = |number: usize| {
+            let name =
+                |what: &str| forge::common_name(0x0c, format!("{what} {number:08}").as_bytes());
+            let (issuer, subject) = (name("CA"), name("of"));
+            let forged = forge::Forged {
+                issuer,
+                subject,
+                ..forge::Forged::default()
+            };
+            forged.pem()
+        };
+        (0..length / 600).map(one).collect::<String>().into_bytes()
+    };
+    let attributes = |length: usize| {
+        let attribute = |number: usize| {
+            let text = forge::tlv(0x0c, format!("{number:08}").as_bytes());
+            forge::tlv(0x30, &[b"\x06\x03\x55\x04\x0b", &*text].concat())
+        };
+        let many: Vec<u8> = (0..length / 40).flat_map(attribute).collect();
+        let name = forge::tlv(0x30, &forge::tlv(0x31, &many));
+        let forged = forge::Forged {
+            issuer: name.clone(),
+            subject: name,
+            ..forge::Forged::default()
+        };
+        forged.pem().into_bytes()
+    };
     let watched = move |length: usize| secret("", &names(length / 2));
     let outputs = |length: usize| secret(&"a=key+leaf,".repeat(length / 11), b"x");
     // None is like another, as a hostile CA would have it.
@@ -379,6 +408,8 @@ pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
     all.push(("many names", Box::new(names)));
     all.push(("many extensions", Box::new(odd)));
     all.push(("a long name", Box::new(subject)));
+    all.push(("certificates of strangers", Box::new(strangers)));
+    all.push(("a name of many attributes", Box::new(attributes)));
     all.push(("a Secret with many names", Box::new(watched)));
     all.push(("a Secret with many outputs", Box::new(outputs)));
     all

@@ -56,6 +56,15 @@ impl Container {
         Self { group: made }
     }
 
+    /// What its processes get at most, as the kernel has it: 0 where the machine has no limit.
+    pub(super) fn limit(&self) -> u64 {
+        let limit = self.group.as_ref().and_then(|(directory, names)| {
+            let limit = fs::read_to_string(directory.join(names[1])).ok()?;
+            limit.trim().parse().ok()
+        });
+        limit.unwrap_or_default()
+    }
+
     /// A program that runs `program` inside, from its first instruction on.
     pub(super) fn wrap(&self, program: &Path, script: PathBuf) -> Result<PathBuf> {
         let Some((directory, _)) = &self.group else {

@@ -40,3 +40,27 @@ fn the_answer_to_each_question_stands_where_its_link_leads() -> Result<()> {
     ensure!(answered == 10, "{answered} questions");
     Ok(())
 }
+
+/// What a load balancer, our own NetworkPolicy, Google's metadata server or a second cluster asks for is said on the pages
+/// where somebody whose self-check fails looks.
+#[test]
+fn what_surroundings_ask_for_stands_where_it_is_looked_for() -> Result<()> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    for (page, text) in [
+        ("install.md", "/.well-known/acme-challenge/health"),
+        ("solvers.md", "/.well-known/acme-challenge/health"),
+        ("install.md", "#route-53"),
+        ("how-to/wildcard.md", "port 988"),
+        ("solvers.md", "the NetworkPolicy may be the cause"),
+        (
+            "troubleshooting.md",
+            "[Open that port](install.md#more-ports)",
+        ),
+        ("solvers.md", "needs DNS-01 or a redirect"),
+        ("how-to/many-clusters.md", "DNS-01"),
+    ] {
+        let said = fs::read_to_string(docs.join(page))?;
+        ensure!(said.contains(text), "{page} does not say: {text}");
+    }
+    Ok(())
+}

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, ResourceExt as _};
@@ -339,6 +340,12 @@ async fn the_service_for_challenges_leads_to_replicas_that_are_ready_and_to_no_o
     let namespace = format!("namespace: {}", space.name);
     let here = shipped.replace("namespace: cert-renew", &namespace);
     kubectl(bench, "create -f -", &here)?;
+    // In a cluster with IPv6 only, or with both, a Service without this has one family, which may not be the ingress's.
+    let services: Api<Service> = Api::namespaced(space.client.clone(), &space.name);
+    for service in services.list(&ListParams::default()).await?.items {
+        let policy = service.spec.and_then(|spec| spec.ip_family_policy);
+        ensure!(policy.as_deref() == Some("PreferDualStack"), "{policy:?}");
+    }
     for name in ["runs", "stuck"] {
         let labels = json!({"app": name, "app.kubernetes.io/name": "cert-renew"});
         let ports = json!([{"name": "challenge", "containerPort": 8402}]);

@@ -28,7 +28,8 @@ images: [{name: cert-renew, newName: $image, newTag: $version}]
 EOF
 {
     echo "# cert-renew $version: kubectl apply -f install.yaml"
-    echo "# The ConfigMap cert-renew-config is an example: say in it which CA to ask, and who may have which names."
+    echo "# The ConfigMap cert-renew-config is an example: say in it which CA to ask, and who may have which names. Edit it in this"
+    echo "# file: applying the file again puts back what it says."
     "$kubectl" kustomize "$work/tree/overlay"
 } >"$out/install.yaml"
 

@@ -18,7 +18,6 @@ pub(super) const GATHER: Duration = Duration::from_millis(500);
 /// The rollouts that are due, by namespace; all of a namespace that wait are planned together.
 #[derive(Debug, Default)]
 pub(super) struct Plans {
-    ///
     /// A namespace stays here until its turn, even if none of its Secrets waits any more: it is queued once.
     due: HashMap<Arc<str>, BTreeSet<SecretRef>>,
     /// The namespaces of those that wait for nothing else, longest first: none is passed over.

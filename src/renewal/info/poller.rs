@@ -16,7 +16,7 @@ use crate::renewal::issuers;
 use crate::renewal::renewals::Renewals;
 
 /// Most polls in flight, over all issuers.
-const CONCURRENCY: usize = 8;
+pub(super) const CONCURRENCY: usize = 8;
 /// Shortest time between two polls: fifty a second is a twentieth of what Let's Encrypt allows an address.
 const SPACING: Duration = Duration::from_millis(20);
 /// Longest poll, more than its two requests may take. After it no renewal waits for the CA's answer any more.

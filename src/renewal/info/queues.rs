@@ -9,9 +9,10 @@ use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
 
 use super::BEAT;
+use super::poller::CONCURRENCY;
 
 /// Most questions about certificates of one namespace at the same time: half of all.
-const OF_A_NAMESPACE: usize = 4;
+const OF_A_NAMESPACE: usize = CONCURRENCY / 2;
 
 /// The certificates to ask about, except those that are being asked about.
 #[derive(Debug, Default)]
@@ -56,13 +57,13 @@ impl Queues {
     /// With the time until one can be taken, if nothing changes until then.
     pub(super) fn next(&mut self, now: UnixTime) -> Result<SecretRef, Duration> {
         let (mut first, mut soonest) = (None, None);
-        for (namespace, queue) in &self.of {
+        let free = { self.of.iter() }.filter(|(_, queue)| queue.asking < OF_A_NAMESPACE);
+        for (namespace, queue) in free {
             let Some((again, due, _)) = queue.order.first() else {
                 continue;
             };
             let place = (queue.turn, *due, namespace);
-            if queue.asking >= OF_A_NAMESPACE {
-            } else if *again > now {
+            if *again > now {
                 soonest = Some(soonest.map_or(*again, |it: UnixTime| it.min(*again)));
             } else if first.is_none_or(|first| place < first) {
                 first = Some(place);

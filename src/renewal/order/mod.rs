@@ -240,18 +240,21 @@ fn out_of_orders(key: &SecretRef, fresh: &RenewalTarget, quota: u32, until: Unix
         "issuer {}: its ordersPer3h ({quota}) are used up; this one's turn is at {until}",
         fresh.issuer_name
     );
-    tracing::info!(secret = %key, %until, note, "the renewal waits");
-    Outcome::Later(until, Some(note.into()))
+    waits(key, until, note)
 }
 
-/// The namespace's open orders wait, and leave no room for another one.
+/// Open orders, of the namespace or of all, leave no room for another one.
 fn too_many_open(key: &SecretRef) -> Outcome {
     let until = UnixTime::now() + ROOM_AGAIN;
     let note = format!(
-        "too many names of namespace {} wait in open orders; this one is ordered when others are done, or no longer asked \
-         for: cert-renew status -n {} shows what they wait for",
+        "too many names wait in open orders, of namespace {} or of all; this one is ordered when others are done, or no \
+         longer asked for: cert-renew status -n {} shows what they wait for",
         key.namespace, key.namespace
     );
+    waits(key, until, note)
+}
+
+fn waits(key: &SecretRef, until: UnixTime, note: String) -> Outcome {
     tracing::info!(secret = %key, %until, note, "the renewal waits");
     Outcome::Later(until, Some(note.into()))
 }

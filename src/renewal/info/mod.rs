@@ -370,23 +370,28 @@ mod tests {
         }
     }
 
+    /// A Secret whose certificate has a serial and a key identifier of its issuer of so many octets.
+    fn secret(serial: usize, authority: usize) -> ThinSecret {
+        let names = forge::alternative_names([(0x82, b"a.example".as_slice())]);
+        let authority = forge::tlv(0x30, &forge::tlv(0x80, &vec![7; authority]));
+        let forged = forge::Forged {
+            serial: vec![5; serial],
+            extensions: vec![names, forge::extension(35, &authority)],
+            ..forge::Forged::default()
+        };
+        let secret = json!({
+            "metadata": {"name": "a", "namespace": "shop", "uid": "u", "annotations": {"cert-renew.io/issuer": "le"}},
+            "type": "kubernetes.io/tls", "data": {"tls.crt": STANDARD.encode(forged.pem())},
+        });
+        serde_json::from_value(secret).unwrap()
+    }
+
     #[test]
     fn a_certificate_without_an_identifier_is_not_asked_about() {
         let config = "issuers: {le: {directory: https://a.example/, allow: [{namespaces: [shop], names: [a.example]}]}}";
         let config = Config::parse(config).unwrap();
         let noted = |serial: usize, authority: usize| {
-            let names = forge::alternative_names([(0x82, b"a.example".as_slice())]);
-            let authority = forge::tlv(0x30, &forge::tlv(0x80, &vec![7; authority]));
-            let forged = forge::Forged {
-                serial: vec![5; serial],
-                extensions: vec![names, forge::extension(35, &authority)],
-                ..forge::Forged::default()
-            };
-            let secret = json!({
-                "metadata": {"name": "a", "namespace": "shop", "uid": "u", "annotations": {"cert-renew.io/issuer": "le"}},
-                "type": "kubernetes.io/tls", "data": {"tls.crt": STANDARD.encode(forged.pem())},
-            });
-            let secret: ThinSecret = serde_json::from_value(secret).unwrap();
+            let secret = secret(serial, authority);
             let now = UnixTime(1_800_000_000);
             let assessment = assess::of_thin(now, &key("a"), &secret, &config).unwrap();
             let info = RenewalInfo::default();
@@ -467,18 +472,7 @@ mod tests {
         let config = "issuers: {le: {directory: https://a.example/, allow: [{namespaces: [shop], names: [a.example]}]}}";
         let config = Config::parse(config).unwrap();
         let now = UnixTime::now();
-        let authority = forge::tlv(0x30, &forge::tlv(0x80, &[7; 20]));
-        let names = forge::alternative_names([(0x82, b"a.example".as_slice())]);
-        let forged = forge::Forged {
-            extensions: vec![names, forge::extension(35, &authority)],
-            ..forge::Forged::default()
-        };
-        let secret = json!({
-            "metadata": {"name": "a", "namespace": "shop", "uid": "u", "annotations": {"cert-renew.io/issuer": "le"}},
-            "type": "kubernetes.io/tls", "data": {"tls.crt": STANDARD.encode(forged.pem())},
-        });
-        let secret: ThinSecret = serde_json::from_value(secret).unwrap();
-        let assessment = assess::of_thin(now, &key("a"), &secret, &config).unwrap();
+        let assessment = assess::of_thin(now, &key("a"), &secret(16, 20), &config).unwrap();
         let info = RenewalInfo::default();
         let again = now + Duration::from_secs(3_600);
         info.lock().put_off("le", again);

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use cert_renew_core::config::Config;
+use cert_renew_core::config::{Config, SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
 use serde_json::{Value, json};
 use test_bench::{Context as _, Result, ensure};
 
 use super::{ROOT, helm, objects};
 use crate::documents::documents;
+use crate::gitops::Scratch;
 
 /// What the schema lets into `config` is what the config's reader knows: an unknown key has it say which it expects.
 #[test]
@@ -145,6 +146,117 @@ fn the_schema_of_the_values_refuses_what_it_does_not_know() -> Result<()> {
         ensure!(said.contains(part), "{values}: {said}");
     }
     Ok(())
+}
+
+/// What the reader of the config refuses for its form, Helm refuses before anything is installed.
+#[test]
+fn the_schema_refuses_what_the_config_would_be_refused_for() -> Result<()> {
+    let issuer = |more: &Value| {
+        let mut issuer = json!({"directory": "https://acme.example/directory"});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            issuer[key] = value.clone();
+        }
+        json!({"issuers": {"le": issuer}})
+    };
+    let solver = |solver: Value| json!({"issuers": {}, "solvers": [solver]});
+    let with = |key: &str, value: Value| json!({"issuers": {}, key: value});
+    let dns01 = |more: Value| solver(json!({"dns01": more}));
+    let refused = [
+        issuer(&json!({"directory": "http://acme.example/directory"})),
+        issuer(&json!({"contact": "ops"})),
+        issuer(&json!({"contact": ["a@b.example,c@d.example"]})),
+        issuer(&json!({"allow": [{"names": ["a.example"]}]})),
+        issuer(&json!({"caBundle": "roots.pem"})),
+        issuer(&json!({"eab": {"kid": "a", "hmacKey": {"secret": "A", "key": "key"}}})),
+        issuer(&json!({"eab": {"kid": "a", "hmacKey": {"secret": "a", "key": "a key"}}})),
+        issuer(&json!({"chain": {"root": "ISRG Root X1", "shortest": true}})),
+        issuer(&json!({"concurrency": 257})),
+        issuer(&json!({"fallback": "Other CA"})),
+        json!({"issuers": {"external": {"directory": "https://acme.example/directory"}}}),
+        json!({"issuers": {"Le": {"directory": "https://acme.example/directory"}}}),
+        solver(json!({})),
+        solver(json!({"http01": {"route": "shared"}, "dns01": {"provider": "route53"}})),
+        solver(json!({"http01": {"route": "shared", "ingress": {}}})),
+        solver(json!({"http01": {"route": "gateway"}})),
+        solver(json!({"zones": ["*.example.com"], "http01": {"route": "shared"}})),
+        solver(json!({"resolvers": ["dns.example"], "http01": {"route": "shared"}})),
+        dns01(json!({"provider": "route-53"})),
+        dns01(json!({"provider": "route53", "propagation": {"servers": ["ns.example.com"]}})),
+        with("dns", json!({"nameservers": ["udp://10.0.0.10"]})),
+        with("dns", json!({"nameservers": ["https://dns.example"]})),
+        with("dns", json!({"caBundle": "roots.pem"})),
+        with("watch", json!({"namespaces": ["Shop"]})),
+        with("metrics", json!({"access": "viewers"})),
+        with("rollout", json!({"concurrency": 10_001})),
+        with("retry", json!({"factor": 101})),
+        with("class", json!("Blue")),
+        with("defaults", json!({"changeWindow": "Sat 3am-5am UTC"})),
+        with("defaults", json!({"changeWindow": "Sat 03:00-05:00"})),
+        with("defaults", json!({"renewBefore": "a third"})),
+        with("defaults", json!({"rollout": "reload"})),
+        with("defaults", json!({"rolloutOn": "root"})),
+        with(
+            "defaults",
+            json!({"namespaces": {"shop": {"changeWindow": "never"}}}),
+        ),
+    ];
+    let scratch = Scratch::new("values-refused")?;
+    for config in refused {
+        let reader = Config::parse(&config.to_string());
+        let reader = reader
+            .err()
+            .with_context(|| format!("{config} was taken"))?;
+        let said = with_config(&scratch, &config.to_string())
+            .err()
+            .with_context(|| format!("helm takes {config}: {reader}"))?;
+        let said = format!("{said:#}");
+        ensure!(said.contains("/config"), "{config}: {said}");
+    }
+    Ok(())
+}
+
+/// Each provider that the reader knows, and no other.
+#[test]
+fn the_schema_names_the_providers_that_there_are() -> Result<()> {
+    let schema = fs::read_to_string(Path::new(ROOT).join("deploy/helm/values.schema.json"))?;
+    let schema: Value = serde_json::from_str(&schema)?;
+    let named = schema.pointer("/definitions/solver/properties/dns01/properties/provider/enum");
+    let known: Vec<&str> = { SUPPORTED_PROVIDERS.iter().chain(&UNTESTED_PROVIDERS) }
+        .copied()
+        .collect();
+    assert_eq!(named, Some(&json!(known)));
+    Ok(())
+}
+
+/// A config that the pages show, and any that the reader takes, passes the schema too.
+#[test]
+fn the_schema_takes_each_config_of_the_pages() -> Result<()> {
+    let scratch = Scratch::new("values-of-pages")?;
+    let mut taken = 0;
+    for (page, text) in documents()? {
+        let blocks = text.split("```yaml\n").skip(1);
+        for block in blocks.filter_map(|block| block.split("```").next()) {
+            if Config::parse(block).is_err() {
+                continue;
+            }
+            with_config(&scratch, block)
+                .with_context(|| format!("{}:\n{block}", page.display()))?;
+            taken += 1;
+        }
+    }
+    ensure!(taken >= 3, "only {taken}");
+    Ok(())
+}
+
+/// Renders the chart with a config of one document, from a file in a directory of the caller's own.
+fn with_config(scratch: &Scratch, config: &str) -> Result<String> {
+    let file = scratch.0.join("values.yaml");
+    let indented: String = config.lines().map(|line| format!("  {line}\n")).collect();
+    fs::write(&file, format!("config:\n{indented}"))?;
+    helm(
+        "cert-renew",
+        &format!("replicas=2 --values {}", file.display()),
+    )
 }
 
 /// A page that gives a value as JSON gives one that ends up in what is installed, such as a port more.

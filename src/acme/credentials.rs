@@ -183,7 +183,21 @@ impl fmt::Debug for Credentials {
 
 #[cfg(test)]
 mod tests {
+    use zeroize::ZeroizeOnDrop;
+
     use super::*;
+
+    /// Compiles only for what is wiped on drop.
+    fn is_wiped<T: ZeroizeOnDrop>(_: &T) {}
+
+    #[test]
+    fn the_key_is_wiped_as_it_is_kept_and_as_it_is_stored() {
+        let credentials = Credentials::generate("https://ca/dir").unwrap();
+        is_wiped(&credentials.key);
+        is_wiped(&credentials.to_json().unwrap());
+        let again = Credentials::from_json(&credentials.to_json().unwrap()).unwrap();
+        is_wiped(&again.unregistered().key);
+    }
 
     #[test]
     fn credentials_survive_storing_before_and_after_registration() {

@@ -10,7 +10,7 @@ use kube::Client;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use zeroize::Zeroizing;
 
-use super::secrets::Wiped;
+use super::secrets::Keyed;
 use crate::cluster::Error;
 use crate::cluster::client::{call, if_any, params};
 
@@ -54,12 +54,15 @@ pub async fn load_with_next(
         api.get(&name),
     )
     .await;
-    Ok(if_any(found)?.and_then(|secret| {
-        let mut data = secret.data.unwrap_or_default();
-        let mut take = |field| data.remove(field).map(|bytes| Zeroizing::new(bytes.0));
-        let next = take(NEXT);
-        take(FIELD).map(|credentials| (credentials, next))
-    }))
+    Ok(if_any(found)?.and_then(|secret| read(&mut Keyed::wiped(secret))))
+}
+
+/// Takes the credentials out of an account Secret. What else it has stays in it, and is wiped with it.
+fn read(keyed: &mut Keyed) -> Option<Stored> {
+    let data = keyed.secret.data.as_mut()?;
+    let mut take = |field| data.remove(field).map(|bytes| Zeroizing::new(bytes.0));
+    let next = take(NEXT);
+    take(FIELD).map(|credentials| (credentials, next))
 }
 
 /// Credentials, and those that will replace them.
@@ -85,16 +88,16 @@ pub async fn change(
         let bytes = ByteString((*bytes)?.to_vec());
         Some(((*field).to_owned(), bytes))
     });
-    let secret = Wiped(Secret {
+    let keyed = Keyed::wiped(Secret {
         data: Some(present.collect()),
         ..Secret::default()
     });
-    let value = |field: &str| secret.0.data.as_ref()?.get(field);
+    let value = |field: &str| keyed.secret.data.as_ref()?.get(field);
     // What is absent is null, which removes it.
     let data = BTreeMap::from(fields.map(|(field, _)| (field, value(field))));
     let body = Patch::Merge(BTreeMap::from([("data", data)]));
-    call(what, api.patch(&name, &PatchParams::default(), &body)).await?;
-    Ok(())
+    let changed = call(what, api.patch(&name, &PatchParams::default(), &body)).await;
+    changed.map(|secret| drop(Keyed::wiped(secret)))
 }
 
 /// Writes an issuer's credentials; creates the Secret if it does not exist.
@@ -110,7 +113,7 @@ pub async fn store(
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let name = secret_name(issuer);
     let what = || format!("writing account Secret {namespace}/{name}");
-    let secret = Wiped(Secret {
+    let keyed = Keyed::wiped(Secret {
         metadata: ObjectMeta {
             name: Some(name.clone()),
             labels: Some(params::labels([])),
@@ -124,13 +127,55 @@ pub async fn store(
         ..Secret::default()
     });
     let post = params::post();
-    match call(what, api.create(&post, &secret.0)).await {
+    let stored = match call(what, api.create(&post, &keyed.secret)).await {
         Err(Error::AlreadyExists { .. }) => {
             let params = params::patch();
-            let body = Patch::Merge(BTreeMap::from([("data", &secret.0.data)]));
-            call(what, api.patch(&name, &params, &body)).await?;
-            Ok(())
+            let body = Patch::Merge(BTreeMap::from([("data", &keyed.secret.data)]));
+            call(what, api.patch(&name, &params, &body)).await
         }
-        other => other.map(|_| ()),
+        other => other,
+    };
+    stored.map(|secret| drop(Keyed::wiped(secret)))
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::ZeroizeOnDrop;
+
+    use super::*;
+
+    /// Compiles only for what is wiped on drop.
+    fn is_wiped<T: ZeroizeOnDrop>(_: &T) {}
+
+    #[test]
+    fn what_is_read_of_an_account_is_wiped_and_what_is_not_stays_in_what_is_wiped() {
+        let account = |fields: &[&str]| {
+            let data = fields.iter().map(|field| {
+                let bytes = ByteString(field.as_bytes().to_vec());
+                ((*field).to_owned(), bytes)
+            });
+            Keyed::wiped(Secret {
+                data: Some(data.collect()),
+                ..Secret::default()
+            })
+        };
+        let left = |keyed: &Keyed| -> Vec<String> {
+            let fields = keyed.secret.data.iter().flat_map(BTreeMap::keys);
+            fields.cloned().collect()
+        };
+        let mut whole = account(&[FIELD, NEXT, "former"]);
+        let stored: Option<Stored> = read(&mut whole);
+        is_wiped(&stored);
+        let (credentials, next) = stored.unwrap();
+        let next = next.unwrap();
+        assert_eq!(
+            (&**credentials, &**next),
+            (&b"credentials"[..], &b"next"[..])
+        );
+        assert_eq!(left(&whole), ["former"]);
+        // Without the credentials that it changes from, an account cannot be read.
+        let mut half = account(&[NEXT, "former"]);
+        assert!(read(&mut half).is_none());
+        assert_eq!(left(&half), ["former"]);
     }
 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 use super::challenge_routes::Routed;
-use super::secrets::Wiped;
+use super::secrets::Keyed;
 use crate::cluster::Error;
 use crate::cluster::client::pages::Pages;
 use crate::cluster::client::{call, params};
@@ -237,7 +237,7 @@ pub async fn create(
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let subject = SecretRef::new(order.namespace.as_str(), order.name.as_str());
     let json = |value: serde_json::Result<Vec<u8>>| ByteString(value.unwrap_or_default());
-    let secret = Wiped(Secret {
+    let keyed = Keyed::wiped(Secret {
         metadata: ObjectMeta {
             name: Some(record_name(&subject)),
             labels: Some(params::labels([(LABEL.into(), "true".into())])),
@@ -254,15 +254,16 @@ pub async fn create(
     let post = params::post();
     let made = call(
         || format!("making the order record of {subject}"),
-        api.create(&post, &secret.0),
+        api.create(&post, &keyed.secret),
     )
     .await?;
+    let made = Keyed::wiped(made);
     Ok(Record {
         name: record_name(&subject),
         order,
         key,
         challenges,
-        uid: made.metadata.uid.unwrap_or_default(),
+        uid: made.secret.metadata.uid.clone().unwrap_or_default(),
     })
 }
 
@@ -287,7 +288,7 @@ pub async fn update(client: &Client, namespace: &str, record: &Record) -> Result
         api.patch(&record.name, &params, &Patch::Merge(body)),
     )
     .await
-    .map(drop)
+    .map(|secret| drop(Keyed::wiped(secret)))
 }
 
 /// Deletes exactly this record; succeeds if it is already gone.
@@ -322,9 +323,9 @@ pub async fn each(
     let mut pages = Pages::of(ListParams::default().labels(LABEL), PAGE);
     while let Some(params) = pages.next() {
         let page = call(|| "listing order records".into(), api.list(params)).await?;
-        for secret in page.items.into_iter().map(Wiped) {
-            let subject = subject_of(&secret.0);
-            each(subject, read(secret));
+        for mut keyed in page.items.into_iter().map(Keyed::wiped) {
+            let subject = subject_of(&keyed.secret);
+            each(subject, read(&mut keyed));
         }
         pages.came(&page.metadata);
     }
@@ -366,20 +367,20 @@ async fn named(
 ) -> Result<Found, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let what = || format!("reading order record {name}");
-    let secret = match call(what, api.get(&name)).await {
-        Ok(secret) => Wiped(secret),
+    let mut keyed = match call(what, api.get(&name)).await {
+        Ok(secret) => Keyed::wiped(secret),
         Err(Error::NotFound { .. }) => return Ok(Found::Nothing),
         Err(error) => return Err(error),
     };
-    if is_of_another(&secret.0, subject) {
+    if is_of_another(&keyed.secret, subject) {
         return Err(Error::Refused {
             what: what(),
             message: "it is the record of another Secret".into(),
             code: None,
         });
     }
-    let uid = secret.0.metadata.uid.clone().unwrap_or_default();
-    Ok(match read(secret) {
+    let uid = keyed.secret.metadata.uid.clone().unwrap_or_default();
+    Ok(match read(&mut keyed) {
         Some(record) => Found::Record(Box::new(record)),
         None => Found::Unreadable { name, uid },
     })
@@ -401,9 +402,9 @@ fn subject_of(secret: &Secret) -> Option<SecretRef> {
     ))
 }
 
-/// Reads a record. What is left of it is wiped, also if it cannot be read.
-fn read(mut secret: Wiped) -> Option<Record> {
-    let Wiped(Secret { metadata, data, .. }) = &mut secret;
+/// Reads a record. Its data stays in the Secret, which is wiped, also if it cannot be read.
+fn read(keyed: &mut Keyed) -> Option<Record> {
+    let Secret { metadata, data, .. } = &mut keyed.secret;
     let (name, data) = (metadata.name.take()?, data.as_ref()?);
     let order: Order = serde_json::from_slice(&data.get(ORDER)?.0).ok()?;
     let key = std::str::from_utf8(&data.get(KEY)?.0).ok()?;

@@ -6,6 +6,7 @@ use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::json;
 use tower::service_fn;
+use zeroize::ZeroizeOnDrop;
 
 use super::*;
 
@@ -101,5 +102,30 @@ fn a_record_of_another_secret_is_told_by_what_it_says() {
     assert!(is_of_another(&ours, &key("other", "tls")));
     for unreadable in ["", "{", r#"{"namespace": "other"}"#] {
         assert!(!is_of_another(&record(unreadable), &key("shop", "tls")));
+    }
+}
+
+/// Compiles only for what is wiped on drop.
+fn is_wiped<T: ZeroizeOnDrop>(_: &T) {}
+
+#[test]
+fn a_record_stays_in_what_is_wiped_whether_or_not_it_can_be_read() {
+    let order = json!({
+        "namespace": "shop", "name": "tls", "uid": "u", "issuer": "le", "url": "https://ca.example/order/7",
+        "names": ["shop.example"], "reason": "lifetime", "created": 7,
+    });
+    let order = order.to_string();
+    let name = record_name(&SecretRef::new("shop", "tls"));
+    for (order, is_readable) in [(&*order, true), ("{", false)] {
+        let record = with(
+            &name,
+            &[(ORDER, order), (KEY, "secret"), (CHALLENGES, "{}")],
+        );
+        let mut keyed = Keyed::wiped(serde_json::from_value(record).unwrap());
+        let key = read(&mut keyed).map(|record| record.key);
+        is_wiped(&key);
+        assert_eq!(key.is_some(), is_readable, "{order}");
+        let left = keyed.secret.data.iter().flat_map(BTreeMap::keys);
+        assert_eq!(left.collect::<Vec<_>>(), [CHALLENGES, ORDER, KEY]);
     }
 }

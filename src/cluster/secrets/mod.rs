@@ -14,17 +14,26 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, Patch};
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::cluster::Error;
 use crate::cluster::client::{call, params};
 
-/// A Secret with one of our keys in it; the data is wiped on drop, in every case.
-pub(super) struct Wiped(pub(super) Secret);
+/// A Secret with one of our keys in it.
+pub(super) struct Keyed {
+    pub(super) secret: Secret,
+}
 
-impl Drop for Wiped {
-    fn drop(&mut self) {
-        for ByteString(value) in self.0.data.iter_mut().flat_map(BTreeMap::values_mut) {
+impl Keyed {
+    /// Has the data wiped on drop, in every case.
+    pub(super) fn wiped(secret: Secret) -> Zeroizing<Self> {
+        Zeroizing::new(Self { secret })
+    }
+}
+
+impl Zeroize for Keyed {
+    fn zeroize(&mut self) {
+        for ByteString(value) in self.secret.data.iter_mut().flat_map(BTreeMap::values_mut) {
             value.zeroize();
         }
     }
@@ -77,4 +86,24 @@ pub async fn patch(
         api.patch(head.name(), &params, &body),
     )
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wiping_leaves_nothing_of_any_value() {
+        let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
+        let data = [("tls.key", "one key"), ("next", "another key")];
+        let data = data.map(|(key, text)| (key.to_owned(), bytes(text)));
+        let mut keyed = Keyed::wiped(Secret {
+            data: Some(data.into()),
+            ..Secret::default()
+        });
+        keyed.zeroize();
+        let values = keyed.secret.data.iter().flat_map(BTreeMap::values);
+        let left: Vec<usize> = values.map(|ByteString(value)| value.len()).collect();
+        assert_eq!(left, [0, 0]);
+    }
 }

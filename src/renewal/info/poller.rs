@@ -138,3 +138,76 @@ impl Renewals {
         let _ = suggest.send(suggested);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cert_renew_core::certificate::Fingerprint;
+    use cert_renew_core::schedule::due::Suggestion;
+    use cert_renew_core::secret::SecretRef;
+
+    use super::*;
+    use crate::acme::ari::{Poll, Trouble};
+    use crate::acme::{Action, Error};
+    use crate::context::tests::without_an_answer;
+    use crate::renewal::info::Certificate;
+
+    /// The answer of a CA that fails.
+    fn failed(again: UnixTime) -> Answer {
+        let error = Error::answer(Action::RenewalInfo, "ca.example", 500, b"", None, again);
+        Answer::Poll(Poll {
+            window: None,
+            explanation: None,
+            again,
+            trouble: Some(Trouble::NoAnswer(error)),
+        })
+    }
+
+    #[tokio::test]
+    async fn an_outage_that_three_namespaces_tell_of_puts_off_all_of_the_issuer() {
+        let (shared, _in_force) = without_an_answer();
+        let renewals = Renewals::new(shared);
+        let info = &renewals.info;
+        let certificates = [
+            ("shop", "down"),
+            ("blog", "down"),
+            ("bank", "down"),
+            ("waiting", "down"),
+            ("other", "up"),
+        ];
+        for (due, (namespace, issuer)) in (0..).zip(certificates) {
+            let certificate = Certificate {
+                leaf: Fingerprint([1; 32]),
+                id: "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE".into(),
+                uid: "uid".into(),
+                issuer: issuer.into(),
+                due: UnixTime(due),
+                again: UnixTime(0),
+                window: None,
+                suggestion: Suggestion::Unasked,
+                failures: 0,
+            };
+            let key = SecretRef::new(namespace, "tls");
+            info.lock().insert(&key, certificate);
+        }
+        let (sender, mut suggested) = mpsc::unbounded_channel();
+        let mut told = Vec::new();
+        for again in [1_060, 1_120, 1_180] {
+            let question = info.next(UnixTime(1_000)).ok().unwrap();
+            renewals.settle(&question, failed(UnixTime(again)), &sender);
+            let all = suggested.try_recv().unwrap();
+            assert!(all.iter().all(|it| it.suggestion == Suggestion::None));
+            let namespaces = all.iter().map(|it| it.key.namespace.to_string());
+            told.push(namespaces.collect::<Vec<_>>());
+        }
+        // The last one has not been asked about, and waits for no answer any more.
+        assert_eq!(told, [vec!["shop"], vec!["blog"], vec!["bank", "waiting"]]);
+        let not_before = info.lock().not_before.get("down").copied();
+        assert_eq!(not_before, Some(UnixTime(1_180)), "for new certificates");
+        let other = info.next(UnixTime(1_000)).ok().unwrap();
+        assert_eq!(&*other.key.namespace, "other");
+        let wait = info.next(UnixTime(1_179)).err();
+        assert_eq!(wait, Some(Duration::from_secs(1)));
+        let asked = (0..9).filter(|_| info.next(UnixTime(1_180)).is_ok());
+        assert_eq!(asked.count(), 4);
+    }
+}

@@ -485,7 +485,14 @@ fn count(number: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::time::Duration;
+
+    use base64::prelude::BASE64_STANDARD;
+    use cert_renew_core::index::Index;
+    use kube::client::Body;
+    use serde_json::json;
+    use tower::service_fn;
 
     use super::*;
     use crate::context::tests::without_an_answer;
@@ -532,5 +539,57 @@ mod tests {
             let asked = host(asked).unwrap();
             assert_eq!(shown_host(directory.as_deref(), &asked), expected);
         }
+    }
+
+    /// An API server with the Secret of a registered account at this CA.
+    fn with_an_account(directory: &str) -> Kube {
+        let fresh = Credentials::generate(directory).unwrap();
+        let mut stored: serde_json::Value =
+            serde_json::from_slice(&fresh.to_json().unwrap()).unwrap();
+        stored["id"] = "https://ca.example/account/7".into();
+        let stored = BASE64_STANDARD.encode(stored.to_string());
+        let secret = json!({"metadata": {"name": "account"}, "data": {"credentials": stored}});
+        let server = service_fn(move |_: http::Request<Body>| {
+            let body = Body::from(secret.to_string().into_bytes());
+            async move { Ok::<_, Infallible>(http::Response::new(body)) }
+        });
+        Kube::new(server, "cert-renew")
+    }
+
+    #[tokio::test]
+    async fn hosts_that_only_the_ca_names_share_one_series() {
+        const DIRECTORY: &str = r#"{"newNonce": "https://ca.example/nonce", "newAccount": "https://ca.example/account",
+            "newOrder": "https://ca.example/order", "renewalInfo": "https://one-of-many.ca.example/info"}"#;
+        let config = "issuers: {le: {directory: https://ca.example/dir, allow: [{namespaces: [shop], names: [a.example]}]}}";
+        let config = config::Config::parse(config).unwrap();
+        let issuer = config.issuer("le").unwrap();
+        let ca = service_fn(|request: reqwest::Request| async move {
+            let body = match request.url().path() {
+                "/dir" => DIRECTORY,
+                _ => "{}",
+            };
+            let answer = http::Response::new(body);
+            Ok::<_, reqwest::Error>(reqwest::Response::from(answer))
+        });
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let kube = with_an_account(&issuer.directory);
+        let issuers = Issuers::new(
+            kube,
+            "cert-renew".into(),
+            Arc::clone(&metrics),
+            WriteGate::open(),
+        )
+        .carried_by(Some(Carrier::new(ca)));
+        let client = issuers.ready("le", issuer).await.unwrap();
+        let id = "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE".parse().unwrap();
+        let asked = client.renewal_info(&id, 0, UnixTime(0)).await;
+        assert!(asked.unwrap().is_some());
+        let shown = metrics.render(UnixTime(0), &Index::default(), &|_| 0, true);
+        for (action, host) in [("directory", "ca.example"), ("renewalInfo", "other")] {
+            let labels = format!("{{action=\"{action}\",host=\"{host}\",status=\"200\"}}");
+            let line = format!("cert_renew_acme_requests_total{labels} 1\n");
+            assert!(shown.contains(&line), "{line}: {shown}");
+        }
+        assert!(!shown.contains("one-of-many"), "{shown}");
     }
 }

@@ -51,38 +51,39 @@ fn what_rolls_for_an_earlier_leaf_of_ours_is_not_waited_for() {
     }
 }
 
+/// The patch of a workload for Secrets that were written then, by our clock `now`.
+fn patch(kind: Kind, now: i64, written: &[Option<i64>]) -> Value {
+    let due = |(number, written): (usize, &Option<i64>)| Due {
+        secret: format!("tls-{number}").into(),
+        leaf: Fingerprint::of(b"leaf"),
+        with: ChainAndCa::NONE,
+        changed: Parts::ALL,
+        written: written.map(UnixTime),
+        why: Why::Named,
+        again: false,
+    };
+    let object = json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "7"}});
+    let step = Step {
+        workload: workload(kind, object),
+        how: How::Restart,
+        phase: Phase::Rest,
+        halts: true,
+        degraded: false,
+        unwell: false,
+        leaves: written.iter().enumerate().map(due).collect(),
+        urgency: UnixTime(0),
+        not_before: UnixTime(0),
+    };
+    body(&step, &step.workload, UnixTime(now))
+}
+
 #[test]
 fn a_rollout_is_restarted_and_all_others_get_a_new_template() {
-    let leaf = Fingerprint::of(b"leaf");
-    let said = |kind: Kind, now: i64, written: Option<i64>| {
-        let due = Due {
-            secret: "tls".into(),
-            leaf,
-            with: ChainAndCa::NONE,
-            changed: Parts::ALL,
-            written: written.map(UnixTime),
-            why: Why::Named,
-            again: false,
-        };
-        let object = json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "7"}});
-        let step = Step {
-            workload: workload(kind, object),
-            how: How::Restart,
-            phase: Phase::Rest,
-            halts: true,
-            degraded: false,
-            unwell: false,
-            leaves: vec![due],
-            urgency: UnixTime(0),
-            not_before: UnixTime(0),
-        };
-        body(&step, &step.workload, UnixTime(now))
-    };
-    let value = format!("{leaf}.0000000000000000");
-    let annotations = json!({"state.cert-renew.io/leaf.tls": value});
+    let value = format!("{}.0000000000000000", Fingerprint::of(b"leaf"));
+    let annotations = json!({"state.cert-renew.io/leaf.tls-0": value});
     let guarded = json!({"uid": "u", "resourceVersion": "7"});
     assert_eq!(
-        said(Kind::ReplicaSet, 9, Some(5)),
+        patch(Kind::ReplicaSet, 9, &[Some(5)]),
         json!({"metadata": guarded, "spec": {"template": {"metadata": {"annotations": annotations}}}})
     );
     for (now, written, restart_at) in [
@@ -94,8 +95,25 @@ fn a_rollout_is_restarted_and_all_others_get_a_new_template() {
     ] {
         let metadata = json!({"uid": "u", "resourceVersion": "7", "annotations": annotations});
         assert_eq!(
-            said(Kind::Rollout, now, written),
+            patch(Kind::Rollout, now, &[written]),
             json!({"metadata": metadata, "spec": {"restartAt": restart_at}})
         );
+    }
+}
+
+/// Argo Rollouts restarts nothing before `restartAt`: whoever may edit a Secret could put that off for ever.
+#[test]
+fn a_rollout_is_not_put_off_by_a_write_of_the_far_future_nor_is_what_was_written_beside_it_lost() {
+    let lie = Some(4_070_908_800);
+    for (written, restart_at) in [
+        // Five minutes are believed, and not a second more.
+        (vec![Some(309)], "1970-01-01T00:05:11Z"),
+        (vec![Some(310)], "1970-01-01T00:00:09Z"),
+        // The lie of one Secret hides no other one, whichever is first.
+        (vec![lie, Some(12)], "1970-01-01T00:00:14Z"),
+        (vec![Some(12), lie], "1970-01-01T00:00:14Z"),
+    ] {
+        let patched = patch(Kind::Rollout, 9, &written);
+        assert_eq!(patched["spec"]["restartAt"], restart_at, "{written:?}");
     }
 }

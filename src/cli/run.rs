@@ -500,7 +500,58 @@ async fn terminated() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio::time::timeout;
+
     use super::*;
+
+    /// Longer than the pause before a server is begun again.
+    const SOON: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_port_is_served_again_after_a_panic_and_until_the_process_stops() {
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let begun = Arc::new(AtomicU32::new(0));
+        let server = {
+            let begun = Arc::clone(&begun);
+            move |listener: TcpListener, until: BoxFuture<'static, ()>| {
+                let number = begun.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    let answers = async {
+                        while let Ok((mut stream, _)) = listener.accept().await {
+                            assert!(number > 0, "the first server panics");
+                            stream.write_all(b"served").await.unwrap();
+                        }
+                    };
+                    tokio::select! {
+                        () = answers => {}
+                        () = until => {}
+                    }
+                }
+            }
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (stop, stopped) = watch::channel(false);
+        let part = Part::ChallengeServer;
+        let serving = serve(part, &metrics, listener, &stopped, server);
+        let asked = async || {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let mut answer = String::new();
+            // A connection may also end with a reset.
+            let _ = stream.read_to_string(&mut answer).await;
+            answer
+        };
+        assert_eq!(timeout(SOON, asked()).await.unwrap(), "");
+        // It comes before the next server does, and waits for it in the socket.
+        assert_eq!(timeout(SOON, asked()).await.unwrap(), "served");
+        assert_eq!(begun.load(Ordering::Relaxed), 2);
+        stop.send(true).unwrap();
+        timeout(SOON, serving).await.unwrap().unwrap();
+    }
 
     #[tokio::test]
     async fn the_unspecified_address_takes_connections_of_each_family_that_there_is() {

@@ -1,14 +1,14 @@
 //! What makes a certificate be replaced before its time, and what the CA's or the config's change of mind costs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use test_bench::objects::{OLD, Pair, Space, pair};
 use test_bench::{
-    Bench, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, Server, bail, ensure,
-    eventually, throughout,
+    Bench, Context as _, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, Server,
+    bail, ensure, eventually, throughout,
 };
 
 use tokio::sync::Notify;
@@ -269,6 +269,102 @@ async fn what_replaces_a_revoked_key_goes_to_no_other_secret() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// A certificate that is due, and the fingerprint by which its owner says that the key is stolen.
+fn stolen(host: &str) -> Result<(Pair, String)> {
+    let pair = pair(&[host], OLD)?;
+    let leaf = cert_renew_core::certificate::leaf(pair.certificate.as_bytes());
+    let fingerprint = leaf.context("reading the leaf")?.fingerprint;
+    Ok((pair, fingerprint.to_string()))
+}
+
+/// Has the CA work for ever on the first order that is finalized from now on; its number, once there is one.
+fn work_for_ever_on_the_first(proxies: &Proxies) -> Arc<OnceLock<String>> {
+    let first = Arc::new(OnceLock::new());
+    let found = Arc::clone(&first);
+    proxies.rule(move |passed| {
+        let finalized = passed.path.strip_prefix("/finalize-order/");
+        if let Some(number) = finalized {
+            found.get_or_init(|| number.to_owned());
+        }
+        let asked = finalized.or_else(|| passed.path.strip_prefix("/my-order/"));
+        match asked.zip(found.get()) {
+            Some((asked, first)) if asked == first => {
+                let order = r#"{"status": "processing"}"#;
+                Fault::Answer(200, None, "application/json", order.into())
+            }
+            _ => Fault::Pass,
+        }
+    });
+    first
+}
+
+/// Both are due, and the thief's goes before the others by its namespace: its order may take as long as it likes.
+#[tokio::test]
+async fn who_says_that_a_key_is_stolen_waits_for_no_order_of_the_thief() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let options = OperatorOptions {
+        directory: Some(proxies.directory()),
+        ..options()
+    };
+    let operator = Operator::start(bench, options).await?;
+    let thief = Space::new(bench.client()?, "copied", operator.namespace()).await?;
+    let owner = Space::new(bench.client()?, "owner", operator.namespace()).await?;
+    let (stolen, fingerprint) = stolen("waits.stolen.example")?;
+    let annotations = [("issuer", "pebble"), ("revoked", &*fingerprint)];
+    let first = work_for_ever_on_the_first(&proxies);
+    thief
+        .tls_secret("tls", Some(&stolen), &annotations[..1])
+        .await?;
+    eventually(SOON, "the thief's order is at the CA", async || {
+        ensure!(first.get().is_some(), "it is not");
+        Ok(())
+    })
+    .await?;
+    owner.tls_secret("tls", Some(&stolen), &annotations).await?;
+    renewed(&owner, "tls", &stolen.certificate).await?;
+    let secret = thief.secrets().get("tls").await?;
+    assert_eq!(data(&secret, "tls.crt"), stolen.certificate);
+    Ok(())
+}
+
+/// Both are due, and the thief's is renewed first: what it gets has a key that the thief knows.
+#[tokio::test]
+async fn who_says_that_a_key_is_stolen_takes_no_pair_from_the_thief() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let options = OperatorOptions {
+        directory: Some(proxies.directory()),
+        ..options()
+    };
+    let operator = Operator::start(bench, options).await?;
+    let thief = Space::new(bench.client()?, "copied", operator.namespace()).await?;
+    let owner = Space::new(bench.client()?, "owner", operator.namespace()).await?;
+    let (stolen, fingerprint) = stolen("takes.stolen.example")?;
+    let annotations = [("issuer", "pebble"), ("revoked", &*fingerprint)];
+    let first = work_for_ever_on_the_first(&proxies);
+    owner.tls_secret("tls", Some(&stolen), &annotations).await?;
+    eventually(SOON, "the owner's order is at the CA", async || {
+        ensure!(first.get().is_some(), "it is not");
+        Ok(())
+    })
+    .await?;
+    thief
+        .tls_secret("tls", Some(&stolen), &annotations[..1])
+        .await?;
+    renewed(&thief, "tls", &stolen.certificate).await?;
+    // The record of the thief's order goes when all copies are written.
+    eventually(SOON, "the owner's order is the only one", async || {
+        let open = records(bench, &operator).await?;
+        ensure!(open == 1, "{open} orders are on record");
+        Ok(())
+    })
+    .await?;
+    let secret = owner.secrets().get("tls").await?;
+    assert_eq!(data(&secret, "tls.crt"), stolen.certificate);
+    Ok(())
 }
 
 /// A namespace that is deleted and made again holds nothing of ours that somebody could have put back.

@@ -1,10 +1,11 @@
 //! The watches on Secrets: all of type `kubernetes.io/tls`, and those of other types with the managed label.
 //!
 //! Objects go to the index one at a time; nothing is stored here. Lists are streamed if the server supports it, and
-//! paged if it does not, or refuses.
+//! paged if it does not, refuses, or does not end them.
 
 use crate::cluster::client::call;
 use std::fmt::Debug;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
+use tokio::time::{Sleep, sleep};
 
 /// Secrets in a page if the server does not stream lists: a page of thin Secrets peaks at a few megabytes.
 const PAGE: u32 = 250;
@@ -60,7 +62,9 @@ fn thin<K: Into<ThinSecret>>(event: watcher::Event<K>) -> watcher::Event<ThinSec
 
 type Watched = BoxStream<'static, Result<watcher::Event<ThinSecret>, watcher::Error>>;
 
-/// Lists and watches; paged if `streaming` is false, or the server refuses to stream.
+/// Lists and watches; paged if `streaming` is false, or the server refuses to stream. So it is if a streamed list is not
+/// complete after the time of a watch, since the next watch would begin it again: a proxy that drops `sendInitialEvents`
+/// lets the objects through, and never says that these were all.
 fn open<K>(
     client: &Client,
     namespace: Option<&str>,
@@ -88,21 +92,40 @@ where
     if !streaming {
         return start(pages);
     }
+    let longest = Duration::from_secs(config.timeout.unwrap_or(u32::MAX).into());
     let (mut events, mut pages) = (start(config.streaming_lists()), Some(pages));
+    // Runs from the beginning of a streamed list until one is complete, however often it is begun again.
+    let mut unfinished: Option<Pin<Box<Sleep>>> = None;
     stream::poll_fn(move |context| {
         loop {
-            let event = ready!(events.poll_next_unpin(context));
-            if let Some(Err(error)) = &event
-                && refuses_to_stream(error)
-                && let Some(pages) = pages.take()
-            {
-                let error = error_chain(error);
-                tracing::info!(
-                    error,
-                    "the API server does not stream lists: Secrets are listed page by page"
+            let late = { unfinished.as_mut() }.is_some_and(|it| it.poll_unpin(context).is_ready());
+            if late && let Some(pages) = pages.take() {
+                unfinished = None;
+                tracing::warn!(
+                    seconds = longest.as_secs(),
+                    "the API server does not end a streamed list: Secrets are listed page by page"
                 );
                 events = start(pages);
-                continue;
+            }
+            let event = ready!(events.poll_next_unpin(context));
+            match &event {
+                Some(Ok(watcher::Event::Init)) if pages.is_some() => {
+                    unfinished.get_or_insert_with(|| Box::pin(sleep(longest)));
+                }
+                Some(Ok(watcher::Event::InitDone)) => unfinished = None,
+                Some(Err(error)) if refuses_to_stream(error) => {
+                    if let Some(pages) = pages.take() {
+                        unfinished = None;
+                        let error = error_chain(error);
+                        tracing::info!(
+                            error,
+                            "the API server does not stream lists: Secrets are listed page by page"
+                        );
+                        events = start(pages);
+                        continue;
+                    }
+                }
+                _ => {}
             }
             return Poll::Ready(event);
         }
@@ -232,7 +255,114 @@ fn has_streaming_lists(major: &str, minor: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Context;
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use hyper::body::{Body as HttpBody, Frame};
+    use kube::client::Body;
+    use tokio::time::{Instant, timeout};
+    use tower::service_fn;
+
     use super::*;
+
+    const WATCH: Duration = Duration::from_secs(290);
+
+    /// An answer, which stays open if the second is true.
+    struct Answer(Option<Bytes>, bool);
+
+    impl HttpBody for Answer {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.take() {
+                Some(text) => Poll::Ready(Some(Ok(Frame::data(text)))),
+                None if self.1 => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    /// The events of an API server with one Secret, which begins each streamed list with it. The first list breaks off
+    /// there; the next ones end, or never do.
+    fn events(ends: bool) -> Events {
+        const VERSION: &str = r#"{"major": "1", "minor": "37", "gitVersion": "v1.37.0", "gitCommit": "", "gitTreeState": "",
+            "buildDate": "", "goVersion": "", "compiler": "", "platform": ""}"#;
+        const SECRET: &str = r#"{"metadata": {"name": "tls", "namespace": "shop", "uid": "u", "resourceVersion": "6"}, "type": "kubernetes.io/tls"}"#;
+        const END: &str = r#"{"kind": "Secret", "apiVersion": "v1", "metadata": {"resourceVersion": "7", "annotations": {"k8s.io/initial-events-end": "true"}}}"#;
+        let lists = AtomicUsize::new(0);
+        let line =
+            |kind: &str, object: &str| format!("{{\"type\": \"{kind}\", \"object\": {object}}}\n");
+        let server = service_fn(move |request: Request<Body>| {
+            let query = request.uri().query().unwrap_or_default();
+            let (text, stays_open) = if request.uri().path() == "/version" {
+                (VERSION.to_owned(), false)
+            } else if query.contains("sendInitialEvents=true") {
+                let breaks_off = lists.fetch_add(1, Ordering::Relaxed) == 0;
+                let mut lines = line("ADDED", SECRET);
+                if ends && !breaks_off {
+                    lines += &line("BOOKMARK", END);
+                }
+                (lines, !breaks_off)
+            } else if query.contains("watch=true") {
+                (String::new(), true)
+            } else {
+                let list =
+                    format!(r#"{{"metadata": {{"resourceVersion": "7"}}, "items": [{SECRET}]}}"#);
+                (list, false)
+            };
+            let answer = Answer(Some(Bytes::from(text)), stays_open);
+            async move { Ok::<_, Infallible>(Response::new(answer)) }
+        });
+        let client = Client::new(server, "cert-renew");
+        let one = WatchConfig {
+            select: Select::Label,
+            ..WatchConfig::default()
+        };
+        Opener::new(&client, WATCH).open(&one).events
+    }
+
+    /// The next events, in words.
+    async fn told(events: &mut Events, count: usize) -> Vec<&'static str> {
+        let mut told = Vec::new();
+        while told.len() < count {
+            let (_, event) = events.next().await.unwrap();
+            told.push(match event.unwrap() {
+                watcher::Event::Init => "begins",
+                watcher::Event::InitApply(_) => "secret",
+                watcher::Event::InitDone => "ends",
+                watcher::Event::Apply(_) | watcher::Event::Delete(_) => "changes",
+            });
+        }
+        told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_streamed_list_that_never_ends_is_listed_page_by_page() {
+        let (mut events, begun) = (events(false), Instant::now());
+        let streamed = ["begins", "secret", "begins", "secret"];
+        assert_eq!(told(&mut events, 4).await, streamed);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(told(&mut events, 3).await, ["begins", "secret", "ends"]);
+        assert_eq!(begun.elapsed().as_secs(), WATCH.as_secs());
+        let more = timeout(WATCH * 5, events.next()).await;
+        assert!(more.is_err(), "the watch goes on from there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_streamed_list_that_breaks_off_and_ends_at_the_next_try_is_not_listed_page_by_page() {
+        let mut events = events(true);
+        let streamed = ["begins", "secret", "begins", "secret", "ends"];
+        assert_eq!(told(&mut events, 5).await, streamed);
+        let more = timeout(WATCH * 5, events.next()).await;
+        assert!(more.is_err(), "it is listed again");
+    }
 
     #[test]
     fn a_refusal_is_told_from_a_failure_and_from_a_wish_for_pages() {

@@ -239,7 +239,7 @@ async fn streams_lists(client: &Client) -> bool {
             }
             Err(_) => {}
         }
-        tokio::time::sleep(AGAIN).await;
+        sleep(AGAIN).await;
     }
 }
 

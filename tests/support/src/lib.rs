@@ -52,8 +52,8 @@ pub use foreign_ca::{ForeignCa, Make, ensure_foreign_cas};
 pub use gitops::{Engine, ensure_gitops};
 pub use nameserver::{Nameserver, Recursor, TSIG_KEY, TSIG_NAME, Zone, tool};
 pub use network::{
-    RESOLVER, run_where_pods_have_addresses, run_where_there_is_only_ipv6,
-    run_with_ports_of_its_own, run_with_resolv_conf,
+    RESOLVER, ran_where_pods_have_addresses, run_where_pods_have_addresses,
+    run_where_there_is_only_ipv6, run_with_ports_of_its_own, run_with_resolv_conf,
 };
 pub use node::{NODE, Node, OPERATOR_IMAGE, keep_node_logs};
 pub use node_client::{Handshakes, Probes, Watched, handshake, leaf_of};

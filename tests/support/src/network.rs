@@ -7,7 +7,7 @@
 use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -23,6 +23,9 @@ exec unshare $flags -- setpriv --pdeathsig KILL -- "$@"
 
 /// The network that kwok takes addresses from.
 const INSIDE: &str = r#"ip link set lo up && ip route add local 10.0.0.0/16 dev lo && exec "$@""#;
+
+/// Tells this program that it runs where pods have addresses.
+const HERE: &str = "CERT_RENEW_PODS_HAVE_ADDRESSES";
 
 /// No IPv4 at all.
 const ONLY_IPV6: &str = r#"ip link set lo up && ip address del 127.0.0.1/8 dev lo && exec "$@""#;
@@ -98,6 +101,29 @@ fn run(tests: &str) -> Result<()> {
     let told = passed(&mut command)?;
     ensure!(!told.contains("ok. 0 passed"), "none is found: {told}");
     Ok(())
+}
+
+/// Runs the ignored test `test`, which calls this, once more in such a network, unless it runs there already: whether it
+/// did, so that nothing is left to do. What it prints to standard error is passed on while it runs.
+///
+/// # Errors
+/// When it fails, or is not found.
+pub async fn ran_where_pods_have_addresses(test: &'static str) -> Result<bool> {
+    if env::var_os(HERE).is_some() {
+        return Ok(false);
+    }
+    let run = move || {
+        let mut command = inside(INSIDE)?;
+        command
+            .args([test, "--exact", "--ignored", "--nocapture"])
+            .env(HERE, "1")
+            .stderr(Stdio::inherit());
+        let told = passed(&mut command)?;
+        ensure!(told.contains("ok. 1 passed"), "it is not found: {told}");
+        Ok(true)
+    };
+    // One thread for all of it: the test is killed when the thread that started it ends.
+    tokio::task::spawn_blocking(run).await?
 }
 
 /// Runs these tests of this program where loopback has no address but `::1`.

@@ -54,6 +54,7 @@ pub fn pair(names: &[&str], age: Age) -> Result<Pair> {
 }
 
 /// A namespace for one test.
+#[derive(Clone)]
 pub struct Space {
     /// A client with every right.
     pub client: Client,

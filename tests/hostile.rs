@@ -5,11 +5,14 @@
 //! the program: a debug build is many times slower than what ships. The figures go to `target/bench/hostile.json`, the
 //! operator's log and its last metrics beside them. Every twenty seconds a line says how late the others were since the
 //! line before, how long the slowest read of a Secret took, and who used the cores: late because the machine was busy is
-//! told from late because the operator was.
+//! told from late because the operator was. At the end it says how often each part of the attack was done, and fails where
+//! one was not: it would prove nothing.
 
 mod attack;
+mod changes;
 mod container;
 mod many;
+mod tally;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -29,6 +32,7 @@ use tokio::time::sleep;
 
 use crate::renewal::{annotation, leaf, options};
 use container::{Container, Load};
+use tally::Tally;
 
 /// Namespaces that want nothing but their certificates.
 const OTHERS: u32 = 50;
@@ -290,7 +294,8 @@ async fn one_hostile_tenant_makes_nobody_else_late() -> Result<()> {
         pod.operator.metrics_address(),
         pod.operator.challenge_address(),
     ];
-    let mut attack = pin!(attack::begin(&hostile, ports));
+    let tally = Tally::default();
+    let mut attack = pin!(attack::begin(&hostile, ports, &tally));
     let mut attacking: Option<JoinSet<()>> = None;
     let (mut seen, mut load) = (Seen::default(), Load::new());
     let began = Instant::now();
@@ -323,6 +328,7 @@ async fn one_hostile_tenant_makes_nobody_else_late() -> Result<()> {
     }
     pod.look().await?;
     drop(attacking);
+    let faults = tally.faults(lasts >= LIFETIME);
     let lost = pod.keep().await?;
     let leases: Api<Lease> = Api::namespaced(bench.client()?, &class);
     let lease = leases.get("cert-renew").await?.spec.unwrap_or_default();
@@ -355,6 +361,11 @@ async fn one_hostile_tenant_makes_nobody_else_late() -> Result<()> {
         "hostile: {leaves} leaves of the others, worst {what}, lease lost {lost} times and taken {taken}, memory of the \
          container {}",
         pressed.as_deref().unwrap_or("is not limited here")
+    );
+    ensure!(
+        faults.is_empty(),
+        "never happened, or must never happen: {}",
+        faults.join("; ")
     );
     ensure!(restarts == 0.0, "the operator was restarted");
     ensure!(pod.peak <= MEMORY, "{} bytes of memory", pod.peak);

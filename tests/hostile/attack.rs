@@ -16,7 +16,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::many;
+use super::tally::Tally;
+use super::{changes, many};
 
 /// Deployments, of a megabyte each.
 const HUGE: usize = 100;
@@ -73,7 +74,11 @@ pub(super) async fn slow_dns(tasks: &mut JoinSet<()>) -> Result<SocketAddr> {
 }
 
 /// Begins all of it, at the ports of metrics and of challenges; it goes on for as long as the set lives.
-pub(super) async fn begin(space: &Space, ports: [SocketAddr; 2]) -> Result<JoinSet<()>> {
+pub(super) async fn begin(
+    space: &Space,
+    ports: [SocketAddr; 2],
+    tally: &Tally,
+) -> Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
     huge_workloads(space).await?;
     let names = long_leaves(space).await?;
@@ -82,6 +87,7 @@ pub(super) async fn begin(space: &Space, ports: [SocketAddr; 2]) -> Result<JoinS
     slow_rollouts(space).await?;
     forged_state(space, &mut tasks).await?;
     many::begin(space, &mut tasks).await?;
+    changes::begin(space, &mut tasks, tally).await?;
     let old = pair(&["wishes.h.example"], OLD)?;
     space
         .tls_secret("wishes", Some(&old), &[("issuer", "pebble")])
@@ -312,6 +318,26 @@ pub(super) async fn create(space: &Space, object: Value) -> Result<()> {
 
 /// Whether it succeeds is nobody's business: the next one will.
 pub(super) async fn annotate(secrets: &Api<Secret>, name: &str, annotations: &Value) {
-    let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
-    let _ = secrets.patch(name, &PatchParams::default(), &patch).await;
+    let patch = json!({"metadata": {"annotations": annotations}});
+    merge(secrets, name, patch).await;
+}
+
+/// Writes another pair into a Secret, with these annotations; whether that was done.
+pub(super) async fn put(
+    secrets: &Api<Secret>,
+    name: &str,
+    pair: &Pair,
+    annotations: &Value,
+) -> bool {
+    let patch = json!({
+        "metadata": {"annotations": annotations},
+        "stringData": {"tls.crt": pair.certificate, "tls.key": pair.key},
+    });
+    merge(secrets, name, patch).await
+}
+
+/// Merges this into a Secret; whether that was done.
+pub(super) async fn merge(secrets: &Api<Secret>, name: &str, patch: Value) -> bool {
+    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+    secrets.patch(name, &params, &patch).await.is_ok()
 }

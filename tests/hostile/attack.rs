@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::tally::Tally;
-use super::{changes, many};
+use super::{changes, endless, many};
 
 /// Deployments, of a megabyte each.
 const HUGE: usize = 100;
@@ -39,7 +39,13 @@ const TOKENS: usize = 200;
 const GIVEN_UP: usize = 8;
 
 /// What the namespace may have certificates for.
-pub(super) const ALLOWED: &str = "\"**.h.example\", \"**.h.x\"";
+pub(super) const ALLOWED: &str = "\"**.h.example\", \"**.h.x\", \"**.r.x\", \"**.w.x\"";
+
+/// More orders than all of it makes in this time: those with slow DNS, some 150 that wait without end, and one for each
+/// round of the Secrets that are deleted and made again.
+pub(super) fn orders(lasts: Duration) -> u64 {
+    300 + lasts.as_secs() / 4
+}
 
 /// Answers that there is nothing, of a name under `slow.` after a while; the address.
 pub(super) async fn slow_dns(tasks: &mut JoinSet<()>) -> Result<SocketAddr> {
@@ -88,6 +94,7 @@ pub(super) async fn begin(
     forged_state(space, &mut tasks).await?;
     many::begin(space, &mut tasks).await?;
     changes::begin(space, &mut tasks, tally).await?;
+    endless::begin(space, &mut tasks, tally).await?;
     let old = pair(&["wishes.h.example"], OLD)?;
     space
         .tls_secret("wishes", Some(&old), &[("issuer", "pebble")])

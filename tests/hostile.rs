@@ -11,6 +11,7 @@
 mod attack;
 mod changes;
 mod container;
+mod deleted;
 mod endless;
 mod many;
 mod tally;

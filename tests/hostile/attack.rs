@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::tally::Tally;
-use super::{changes, endless, many};
+use super::{changes, deleted, endless, many};
 
 /// Deployments, of a megabyte each.
 const HUGE: usize = 100;
@@ -95,6 +95,7 @@ pub(super) async fn begin(
     many::begin(space, &mut tasks).await?;
     changes::begin(space, &mut tasks, tally).await?;
     endless::begin(space, &mut tasks, tally).await?;
+    deleted::begin(space, &mut tasks, tally).await?;
     let old = pair(&["wishes.h.example"], OLD)?;
     space
         .tls_secret("wishes", Some(&old), &[("issuer", "pebble")])

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::tally::Tally;
-use super::{changes, deleted, endless, many};
+use super::{changes, deleted, endless, many, pods};
 
 /// Deployments, of a megabyte each.
 const HUGE: usize = 100;
@@ -86,6 +86,7 @@ pub(super) async fn begin(
     tally: &Tally,
 ) -> Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
+    pods::begin(space, &mut tasks, tally).await?;
     huge_workloads(space).await?;
     let names = long_leaves(space).await?;
     let texts = slow_texts(space).await?;

@@ -11,6 +11,7 @@
 mod attack;
 mod changes;
 mod container;
+mod copies;
 mod deleted;
 mod endless;
 mod many;
@@ -26,7 +27,10 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 use test_bench::objects::{Reference, Space};
 use test_bench::report::Report;
 use test_bench::{
@@ -211,11 +215,16 @@ impl<'a> Pod<'a> {
 /// Namespaces whose certificates are renewed and rolled all the time, some by asking pods at this port to reload; each has
 /// its first one when this returns.
 async fn begin_others(bench: &Bench, class: &str, port: u16) -> Result<Vec<Space>> {
+    let namespaces: Api<Namespace> = Api::all(bench.client()?);
+    // Who may have which names is not known before the labels of a namespace are read.
+    let labels = Patch::Merge(json!({"metadata": {"labels": {"tenant": "good"}}}));
     let reload = format!("post:{port}/reload");
     let mut others = Vec::new();
     for number in 0..OTHERS {
         let space = Space::new(bench.client()?, "good", class).await?;
-        let host = format!("n{number}.good.example");
+        let params = PatchParams::default();
+        namespaces.patch(&space.name, &params, &labels).await?;
+        let host = host(number);
         let rollout = if number.is_multiple_of(RELOADED) {
             &*reload
         } else {
@@ -252,6 +261,11 @@ async fn begin_others(bench: &Bench, class: &str, port: u16) -> Result<Vec<Space
     )
     .await?;
     Ok(others)
+}
+
+/// The name that one of them has a certificate for.
+fn host(number: u32) -> String {
+    format!("n{number}.good.example")
 }
 
 /// New orders that the issuer takes: what the others need, as many as the attack makes, and the quarter that one namespace
@@ -297,10 +311,13 @@ async fn one_hostile_tenant_makes_nobody_else_late() -> Result<()> {
     options = options.lease(["15s", "10s", "2s"]);
     options.log_level = "info".into();
     options.allow = format!(
-        "[{{namespaces: [\"good-*\"], names: [\"**.good.example\"]}}, {{namespaces: [\"hostile-*\"], names: [{}]}}]",
+        "[{{namespaceSelector: {{matchLabels: {{tenant: good}}}}, names: [\"**.good.example\"]}}, \
+         {{namespaces: [\"{}-*\"], names: [{}]}}]",
+        attack::NAMESPACE,
         attack::ALLOWED
     );
-    options.addons.push("rbac/addons/verify.yaml".into());
+    let addons = ["verify", "namespace-labels"];
+    options.addons = addons.map(|it| format!("rbac/addons/{it}.yaml")).into();
     options.issuer = format!("    ordersPer3h: {}\n", orders(lasts));
     options.config = format!(
         "{}rollout: {{settle: 0s, perWorkloadMinInterval: 0s, reloadWait: 1s, reloadAgain: 1s}}\n\
@@ -315,13 +332,13 @@ async fn one_hostile_tenant_makes_nobody_else_late() -> Result<()> {
     pod.look().await?;
     eprintln!("hostile: peak of {} MiB before the attack", pod.peak >> 20);
 
-    let hostile = Space::new(bench.client()?, "hostile", &class).await?;
+    let hostile = Space::new(bench.client()?, attack::NAMESPACE, &class).await?;
     let ports = [
         pod.operator.metrics_address(),
         pod.operator.challenge_address(),
     ];
     let tally = Tally::default();
-    let mut attack = pin!(attack::begin(&hostile, ports, &tally));
+    let mut attack = pin!(attack::begin(&hostile, &others, ports, &tally));
     let mut attacking: Option<JoinSet<()>> = None;
     let (mut seen, mut load) = (Seen::default(), Load::new());
     let began = Instant::now();

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::tally::Tally;
-use super::{changes, deleted, endless, many, pods};
+use super::{changes, copies, deleted, endless, many, pods};
 
 /// Deployments, of a megabyte each.
 const HUGE: usize = 100;
@@ -38,7 +38,10 @@ const TOKENS: usize = 200;
 /// Page loads that are given up, each twenty times a second.
 const GIVEN_UP: usize = 8;
 
-/// What the namespace may have certificates for.
+/// How the namespace's name begins: of Secrets with the same certificate the first one orders, and this one is before the
+/// others'.
+pub(super) const NAMESPACE: &str = "evil";
+/// What it may have certificates for.
 pub(super) const ALLOWED: &str = "\"**.h.example\", \"**.h.x\", \"**.r.x\", \"**.w.x\"";
 
 /// More orders than all of it makes in this time: those with slow DNS, some 150 that wait without end, and one for each
@@ -82,6 +85,7 @@ pub(super) async fn slow_dns(tasks: &mut JoinSet<()>) -> Result<SocketAddr> {
 /// Begins all of it, at the ports of metrics and of challenges; it goes on for as long as the set lives.
 pub(super) async fn begin(
     space: &Space,
+    others: &[Space],
     ports: [SocketAddr; 2],
     tally: &Tally,
 ) -> Result<JoinSet<()>> {
@@ -97,6 +101,7 @@ pub(super) async fn begin(
     changes::begin(space, &mut tasks, tally).await?;
     endless::begin(space, &mut tasks, tally).await?;
     deleted::begin(space, &mut tasks, tally).await?;
+    copies::begin(space, others, &mut tasks, tally).await?;
     let old = pair(&["wishes.h.example"], OLD)?;
     space
         .tls_secret("wishes", Some(&old), &[("issuer", "pebble")])

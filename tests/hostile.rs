@@ -5,8 +5,8 @@
 //! the program: a debug build is many times slower than what ships. The figures go to `target/bench/hostile.json`, the
 //! operator's log and its last metrics beside them. Every twenty seconds a line says how late the others were since the
 //! line before, how long the slowest read of a Secret took, and who used the cores: late because the machine was busy is
-//! told from late because the operator was. At the end it says how often each part of the attack was done, and fails where
-//! one was not: it would prove nothing. It runs in a network of its own, where pods have addresses.
+//! told from late because the operator was. At the end it says how often the parts of the attack that are counted were
+//! done, and fails where one was not: it would prove nothing. It runs in a network of its own, where pods have addresses.
 
 mod attack;
 mod changes;

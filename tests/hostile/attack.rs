@@ -201,7 +201,7 @@ async fn deep_names(space: &Space) -> Result<()> {
     Ok(())
 }
 
-/// Rollouts that move for as long as they can, said to be urgent.
+/// Rollouts that move for as long as they can. `none` asks for a restart, and is worth no urgency.
 async fn slow_rollouts(space: &Space) -> Result<()> {
     let fresh = pair(&["urgent.h.example"], FRESH)?;
     for number in 0..8 {

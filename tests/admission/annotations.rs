@@ -62,6 +62,7 @@ const EXAMPLES: [(&str, &[&str], &[&str]); 18] = [
             "fullchain.pem=fullchain, tls.pem=key+fullchain",
             "a = leaf + chain\nb=pkcs12",
             "dhparam=ffdhe2048",
+            "a=ffdhe3072, b=ffdhe4096+leaf",
         ],
         &[
             "",

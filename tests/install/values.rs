@@ -190,6 +190,17 @@ fn the_schema_refuses_what_the_config_would_be_refused_for() -> Result<()> {
         with("rollout", json!({"concurrency": 10_001})),
         with("retry", json!({"factor": 101})),
         with("class", json!("Blue")),
+        issuer(&json!({"allow": [{"namespaces": ["shop"], "names": []}]})),
+        issuer(&json!({"allow": [{"namespaces": ["Shop"], "names": ["a.example"]}]})),
+        issuer(
+            &json!({"allow": [{"names": ["a.example"], "namespaceSelector": {
+                "matchExpressions": [{"key": "team", "operator": "In"}],
+            }}]}),
+        ),
+        solver(json!({"http01": {"route": "gateway", "gateway": {"parentRefs": []}}})),
+        with("rollout", json!({"settle": "500ms"})),
+        with("defaults", json!({"renewBefore": "0d"})),
+        with("defaults", json!({"rolloutOn": "leaf ca"})),
         with("defaults", json!({"changeWindow": "Sat 3am-5am UTC"})),
         with("defaults", json!({"changeWindow": "Sat 03:00-05:00"})),
         with("defaults", json!({"renewBefore": "a third"})),
@@ -211,6 +222,36 @@ fn the_schema_refuses_what_the_config_would_be_refused_for() -> Result<()> {
             .with_context(|| format!("helm takes {config}: {reader}"))?;
         let said = format!("{said:#}");
         ensure!(said.contains("/config"), "{config}: {said}");
+    }
+    Ok(())
+}
+
+/// Forms of values that are rare, and that both take.
+#[test]
+fn the_schema_takes_what_the_reader_takes() -> Result<()> {
+    let scratch = Scratch::new("values-taken")?;
+    for defaults in [
+        json!({"changeWindow": "Mon, Wed 02:00-04:00 UTC"}),
+        json!({"changeWindow": "22:00-02:00 Etc/GMT+5; Sat-Sun 00:00-24:00 America/Port-au-Prince"}),
+        json!({"renewBefore": "33 %"}),
+        json!({"renewBefore": "1h30m"}),
+        json!({"rolloutOn": "leaf,\nca"}),
+        json!({"rollout": "post:8080/-/reload"}),
+    ] {
+        let config = json!({
+            "issuers": {
+                "ca": {
+                    "directory": "http://127.0.0.1:14000/dir",
+                    "contact": ["mailto:ops@example.com"],
+                    "allow": [{"namespaces": ["*"], "names": ["10.0.0.0/8", "**.example.com"]}],
+                },
+            },
+            "dns": {"nameservers": ["10.0.0.10", "[fd00::a]:53", "fd00::b", "tls://dns.example:853", "https://1.1.1.1/dns-query"]},
+            "defaults": defaults,
+        });
+        let config = config.to_string();
+        Config::parse(&config).with_context(|| config.clone())?;
+        with_config(&scratch, &config)?;
     }
     Ok(())
 }

@@ -11,16 +11,17 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- if eq .root.Release.Namespace "cert-renew" }}{{ .name }}{{ else }}{{ .name }}-{{ .root.Release.Namespace }}{{ end }}
 {{- end }}
 
-{{/* All objects of a file, which must be there: a chart that came without a part would install the others in silence. */}}
+{{/* All objects of a file, which must be there and whole: a chart that came without a part, or with a damaged one, would install the
+     others in silence. */}}
 {{- define "cert-renew.file" -}}
 {{- $root := .root }}
-{{- $text := $root.Files.Get .path }}
-{{- if not $text }}{{ fail (printf "the chart is incomplete: %s is missing" .path) }}{{ end }}
+{{- $path := .path }}
+{{- $text := $root.Files.Get $path }}
+{{- if not $text }}{{ fail (printf "the chart is incomplete: %s is missing" $path) }}{{ end }}
 {{- range splitList "\n---\n" $text }}
 {{- $object := fromYaml . }}
-{{- if $object.kind }}
+{{- if not $object.kind }}{{ fail (printf "the chart is incomplete: %s has something else than objects: %s" $path (get $object "Error")) }}{{ end }}
 {{- include "cert-renew.object" (dict "root" $root "object" $object) }}
-{{- end }}
 {{- end }}
 {{- end }}
 

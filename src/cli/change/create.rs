@@ -176,7 +176,8 @@ fn made(args: &Args, namespace: Option<String>, name: String, names: &[Name]) ->
         metadata: ObjectMeta {
             namespace,
             name: Some(name),
-            labels: is_opaque.then(|| [(keys::MANAGED_LABEL.to_owned(), "true".to_owned())].into()),
+            // Without it, `watch.select: label` would not see one of type TLS.
+            labels: Some([(keys::MANAGED_LABEL.to_owned(), "true".to_owned())].into()),
             annotations: Some(
                 annotations
                     .map(|(key, value)| (key.to_owned(), value))

@@ -30,6 +30,12 @@ for place in Cargo.toml:version Chart.yaml:version Chart.yaml:appVersion kustomi
     esac
     [ "$said" = "$version" ] || fail "$place is \"$said\", expected $version"
 done
+for file in examples/*/kustomization.yaml; do
+    grep -q "newTag: $version}" "$file" || fail "$file names another version of the image, expected $version"
+done
+stale=$(grep -rnE 'no published image|not released yet' README.md docs || true)
+[ -z "$stale" ] || fail "these lines say that nothing is published:
+$stale"
 notes=$(deploy/notes.sh "$version") || fail "CHANGELOG.md has no section $version"
 
 out=target/release-$version

@@ -50,11 +50,11 @@ async fn revoke_and_resume_promise_nothing_that_would_not_happen() -> Result<()>
         ),
         (
             "unknown",
-            "NO new key and certificate will be made: an annotation cannot be followed: cert-renew.io/issuer",
+            "NO new key and certificate will be made: an annotation is invalid: cert-renew.io/issuer",
         ),
         (
             "disallowed",
-            "NO new key and certificate will be made: an annotation cannot be followed",
+            "NO new key and certificate will be made: an annotation is invalid",
         ),
         ("ours", "a new key and certificate are asked for"),
     ] {
@@ -80,7 +80,7 @@ async fn revoke_and_resume_promise_nothing_that_would_not_happen() -> Result<()>
         (
             "misread",
             false,
-            "an annotation cannot be followed: cert-renew.io/verify",
+            "an annotation is invalid: cert-renew.io/verify",
         ),
         ("shut", true, "goes on when its change window opens, at 20"),
         // Its certificate is revoked, so that another is about to take its place.

@@ -123,7 +123,7 @@ async fn what_no_server_loads_is_not_rolled_onto() -> Result<()> {
         let unread = space.secrets().get("unread").await?;
         ensure!(
             data(&unread, "tls.crt") == left.certificate,
-            "a Secret with an annotation that cannot be followed was written"
+            "a Secret with an invalid annotation was written"
         );
         Ok(())
     })

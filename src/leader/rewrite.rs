@@ -47,7 +47,7 @@ fn changes(secret: &FullSecret, assessment: &Assessment) -> Option<Changes<'stat
     let fingerprint = assessment.leaf.as_ref().ok()?.fingerprint.to_string();
     let done = secret.head.annotation(keys::REWRITTEN) == Some(&*fingerprint);
     let ours = !assessment.is_external() && secret.kept_for().is_none();
-    // An annotation that cannot be followed may be a pause or another class.
+    // An invalid annotation may be a pause or another class.
     let held = settings.paused || assessment.blocked.issue() || assessment.opens.is_some();
     if done || !ours || held || secret.head.immutable {
         return None;

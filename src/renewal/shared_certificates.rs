@@ -4,7 +4,7 @@
 //! twenty due ──lowest key──► one order ──► its Secret, then every other that held the same leaf with its key
 //! ```
 //! A new key goes only to Secrets that held the old one, proven by the pair in the Secret itself, and only where
-//! `allow`, pause, change window and annotations that cannot be followed permit it. A Secret that is left out orders
+//! `allow`, pause, change window and invalid annotations permit it. A Secret that is left out orders
 //! for itself when it is due.
 //!
 //! A Secret with a copied certificate may keep others waiting on purpose: each waits for a bounded time.
@@ -195,7 +195,7 @@ impl Renewal<'_> {
             && mine.settings.lifetime == theirs.settings.lifetime
             && mine.settings.key_type == theirs.settings.key_type
             && mine.settings.key_rotation == theirs.settings.key_rotation;
-        // As for a renewal of its own: an annotation that cannot be followed may be a pause or another class.
+        // As for a renewal of its own: an invalid annotation may be a pause or another class.
         let may = mine.renewal.is_ok() && fresh.shut_until(now).is_none() && !fresh.is_left_alone();
         let held = holds(&fresh, had, now);
         if !(alike && may && held) {

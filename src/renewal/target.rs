@@ -144,7 +144,7 @@ impl RenewalTarget {
         self.assessment.leaf.as_ref().ok()
     }
 
-    /// Until when the Secret may not change: its change window is closed, or an annotation cannot be followed.
+    /// Until when the Secret may not change: its change window is closed, or an annotation is invalid.
     pub(super) fn shut_until(&self, now: UnixTime) -> Option<UnixTime> {
         self.assessment
             .opens

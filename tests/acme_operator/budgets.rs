@@ -150,7 +150,7 @@ async fn twenty_copies_of_one_wildcard_share_one_order() -> Result<()> {
     Ok(())
 }
 
-/// One of them is renewed, and its certificate is put into none whose annotations cannot be followed.
+/// One of them is renewed, and its certificate is put into none with an invalid annotation.
 #[tokio::test]
 async fn a_copy_with_an_annotation_that_cannot_be_followed_keeps_its_certificate() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -184,7 +184,7 @@ async fn a_copy_with_an_annotation_that_cannot_be_followed_keeps_its_certificate
         let secret = space.secrets().get(name).await?;
         ensure!(
             data(&secret, "tls.crt") == old.certificate,
-            "{name} was overwritten although {key} cannot be followed"
+            "{name} was overwritten although {key} is invalid"
         );
     }
     Ok(())

@@ -489,7 +489,7 @@ impl Assessment {
         self.moved
     }
 
-    /// Until when no new pair may be written into it although it is renewed: an annotation cannot be followed, and
+    /// Until when no new pair may be written into it although it is renewed: an annotation is invalid, and
     /// enough of the lifetime is left. `None` if nothing holds the write up, or it is never renewed.
     #[must_use]
     pub fn blocked_until(&self, now: UnixTime) -> Option<UnixTime> {

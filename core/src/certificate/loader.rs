@@ -556,7 +556,7 @@ impl Refusal {
     #[must_use]
     pub fn remedy(&self) -> String {
         let command = self.form.command(self.file);
-        format!("written into a file tls.pem, it is mended by: {command}")
+        format!("to fix it, write it into a file tls.pem and run: {command}")
     }
 }
 

@@ -304,7 +304,7 @@ impl Config {
         let mut notes = Vec::new();
         if self.solvers.is_empty() && !self.issuers.is_empty() {
             notes.push(
-                "solvers: there are none, so that only a CA that asks for no proof of names issues anything"
+                "solvers: there are none: HTTP-01 is used, and the route is not checked before the CA is asked"
                     .to_string(),
             );
         }

@@ -152,7 +152,7 @@ fn is_refused(entry: &Entry) -> bool {
     )
 }
 
-/// Whether an annotation that cannot be followed holds a renewal or a rollout up.
+/// Whether an invalid annotation holds a renewal or a rollout up.
 fn is_held_up(entry: &Entry) -> bool {
     let seen = &entry.observed;
     match seen.renewal {

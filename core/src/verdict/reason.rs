@@ -85,7 +85,7 @@ fn renewal(entry: &Entry, now: UnixTime) -> String {
 
 fn blocked(entry: &Entry, now: UnixTime) -> String {
     let seen = &entry.observed;
-    let rollouts = "an annotation cannot be followed: its rollouts wait until that is mended";
+    let rollouts = "an annotation is invalid: its rollouts wait until that is fixed";
     let held_up = match (seen.due(), seen.blocked) {
         (Err(Never::External), Blocks::Rollout | Blocks::Both) => return rollouts.into(),
         (Err(never), blocked) => {
@@ -101,7 +101,7 @@ fn blocked(entry: &Entry, now: UnixTime) -> String {
             _ => "it is renewed now only since little life is left".into(),
         },
     };
-    format!("an annotation cannot be followed: {held_up}")
+    format!("an annotation is invalid: {held_up}")
 }
 
 fn healthy(entry: &Entry, now: UnixTime) -> String {

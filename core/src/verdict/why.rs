@@ -11,7 +11,7 @@ pub enum Why {
     Due(Reason),
     /// `renew-before` of the Secret or the config.
     RenewBefore,
-    /// An annotation that cannot be followed holds it up.
+    /// An invalid annotation holds it up.
     LittleLifeLeft,
     /// It is never renewed.
     Never(Never),

@@ -143,7 +143,7 @@ fn without_halt(
     }
     let mut problems = assessment.problems.iter();
     if let Some(problem) = problems.find(|problem| problem.blocks.rollout()) {
-        let why = format!("an annotation cannot be followed: {problem}");
+        let why = format!("an annotation is invalid: {problem}");
         return Err(stays(why));
     }
     let is_due = assessment.renewal.is_ok_and(|due| due.at <= now);

@@ -226,7 +226,7 @@ impl Controller {
                 tracing::warn!(
                     namespace = namespace.as_deref().unwrap_or("(all)"),
                     error,
-                    "Secrets cannot be listed or watched there: it is passed over until they can"
+                    "cannot list or watch Secrets in this namespace: it is skipped until that works"
                 );
             }
             Failed::Again => tracing::debug!(error, "the watch on Secrets is still interrupted"),

@@ -217,7 +217,7 @@ fn a_leaf_is_renewed_in_time_before_its_issuers_certificate_ends() {
     // Its word on renewals brings them forward, and delays none.
     assert_eq!(with(&[], None, Some(60)), (9, Reason::IssuerEnds));
     assert_eq!(with(&[], None, Some(5)), (5, Reason::RenewalInfo));
-    // An annotation that cannot be followed holds it up until little is left of that time.
+    // An invalid annotation holds it up until little is left of that time.
     let other = [(keys::NAMES, "other.example")];
     assert_eq!(with(&other, None, None), (20, Reason::Lifetime));
 }

@@ -181,8 +181,8 @@ fn what_is_never_renewed_says_so_although_its_rollouts_wait_too() {
     let verdict = Verdict::of_row(NOW, &index, row, 0).unwrap();
     assert_eq!(
         &*verdict.reason,
-        "it is never renewed: the config has no such issuer; and an annotation cannot be followed: its rollouts wait \
-         until that is mended"
+        "it is never renewed: the config has no such issuer; and an annotation is invalid: its rollouts wait \
+         until that is fixed"
     );
 }
 

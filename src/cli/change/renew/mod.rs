@@ -386,7 +386,7 @@ impl fmt::Display for Progress {
             }
             Self::Halted(at) => write!(
                 f,
-                "renewed, and the rollout is halted at {at}: cert-renew resume lets it go on"
+                "renewed, and the rollout is halted at {at}: cert-renew resume continues it"
             ),
             Self::Done(until) => write!(f, "renewed until {until}, and the workloads have it"),
         }

@@ -108,7 +108,7 @@ pub(super) fn verdict(
     };
     if let Some(why) = of_settings(&assessment.settings, &assessment.problems) {
         match assessment.renewal {
-            // Close to its end it is renewed although an annotation cannot be followed.
+            // Close to its end it is renewed although an annotation is invalid.
             Ok(due) if due.at <= now && assessment.leaf.is_ok() => {}
             Ok(due) if assessment.leaf.is_ok() => return Verdict::NotBefore(due.at, why),
             _ => return nothing(why),
@@ -143,7 +143,7 @@ fn of_settings(settings: &Settings, problems: &[Problem]) -> Option<String> {
     }
     let mut blocking = problems.iter().filter(|problem| problem.blocks.issue());
     let first = blocking.next()?;
-    let mut why = format!("an annotation cannot be followed: {first}");
+    let mut why = format!("an annotation is invalid: {first}");
     for problem in blocking {
         why += &format!("; {problem}");
     }

@@ -366,7 +366,7 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
             "request one with subject alternative names",
         );
     } else if !leaf.is_ok_and(|leaf| leaf.has_alternative_names()) {
-        let message = "its name stands in the common name only, which clients ignore (RFC 9525, 2)";
+        let message = "its name is only in the common name, which clients ignore (RFC 9525, 2)";
         add(
             Severity::Warning,
             message,

@@ -37,6 +37,8 @@ EOF
 cp -R deploy/helm "$work/cert-renew"
 sed -i "s#^  repository: .*#  repository: $image#; s#^  \# There is no published image yet: name yours.#  \# Where the image is.#" \
     "$work/cert-renew/values.yaml"
+sed -i "s#^helm install cert-renew deploy/helm #helm install cert-renew oci://${image%/*}/charts/cert-renew --version $version #
+    /^image: {repository: registry.example.com/d; s#names your image and says#says#" "$work/cert-renew/README.md"
 tar -C "$work" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@0 \
     -cf - cert-renew | gzip -n -9 >"$out/cert-renew-$version.tgz"
 

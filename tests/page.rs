@@ -172,6 +172,7 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
     one(&mut browser, &page)?;
     filters(&mut browser)?;
     sorts(&mut browser)?;
+    ends_soon(&mut browser, &page)?;
     without_script(&mut browser, &page)?;
     accessible(&mut browser, &page)?;
     refreshes(&mut browser, &page)?;
@@ -316,6 +317,23 @@ fn sorts(browser: &mut Browser) -> Result<()> {
     ensure!(browser.evaluate(sorted)? == "descending", "not told");
     let rows = browser.evaluate(SHOWN)?;
     ensure!(names(&rows).last() == Some(&"legacy-tls"), "{rows}");
+    Ok(())
+}
+
+/// What expires within 30 days is one click.
+fn ends_soon(browser: &mut Browser, page: &str) -> Result<()> {
+    browser.open(page)?;
+    let link = "[...document.querySelectorAll('nav a')].find((it) => it.textContent === 'ends within 30 days 4')";
+    browser.evaluate(&format!("{link}.click()"))?;
+    browser.loaded()?;
+    let rows = browser.evaluate(SHOWN)?;
+    let expected = ["legacy-tls", "checkout-tls", "partner-tls", "edge-tls"];
+    ensure!(names(&rows) == expected, "{rows}");
+    let other = "[...document.querySelectorAll('nav a')].find((it) => it.textContent === 'ends within 30d ×').click()";
+    browser.evaluate(other)?;
+    browser.loaded()?;
+    let rows = browser.evaluate(SHOWN)?;
+    ensure!(names(&rows).len() == 11, "{rows}");
     Ok(())
 }
 

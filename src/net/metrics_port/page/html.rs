@@ -5,12 +5,13 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::unmanaged::{NotManaged, Unmanaged};
-use cert_renew_core::verdict::{Leader, Report, State, Verdict};
+use cert_renew_core::verdict::{Leader, Report, Verdict};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::cells::{class, instant, renewed_at, trouble, workloads};
 use super::detail;
-use super::rows::{Answer, Group, Query, Sort, Which};
+use super::narrow::{encoded, find, groups, states};
+use super::rows::{Answer, Query, Sort};
 use super::timeline::{Places, Scale};
 use super::words::{Shown, day, minute, rollout, state};
 
@@ -132,107 +133,6 @@ fn unmanaged(report: &Report) -> Markup {
             }
         }
     }
-}
-
-fn states(answer: &Answer, query: &Query) -> Markup {
-    let total: usize = answer.states.iter().sum();
-    let counts = State::ALL.into_iter().zip(answer.states);
-    let trouble: usize = { counts.clone().filter(|(state, _)| state.is_trouble()) }
-        .map(|(_, count)| count)
-        .sum();
-    let link = |which: Which, text: &str, count: usize| {
-        let address = query.link(|query| {
-            query.which = which;
-            query.text.clear();
-        });
-        let current = (which == query.which).then_some("true");
-        html! { li { a href=(address) aria-current=[current] { (text) " " (count) } } }
-    };
-    html! {
-        nav aria-label="States" {
-            ul {
-                (link(Which::All, "all", total))
-                (link(Which::Trouble, "in trouble", trouble))
-                @for (one, count) in counts {
-                    @if count > 0 { (link(Which::One(one), state(one), count)) }
-                }
-            }
-            (filters(query))
-        }
-    }
-}
-
-/// The namespace and the issuer that the page is narrowed to, each a link that leaves it out.
-fn filters(query: &Query) -> Markup {
-    let link = |what: &str, value: &str, address: String| {
-        let text = format!("{what} {}", Shown(value));
-        html! { li { a href=(address) aria-current="true" title="show all" { (text) " ×" } } }
-    };
-    let (namespace, issuer) = (query.namespace.as_deref(), query.issuer.as_deref());
-    html! {
-        @if namespace.is_some() || issuer.is_some() {
-            ul aria-label="Only those of" {
-                @if let Some(value) = namespace {
-                    (link("namespace", value, query.link(|query| query.namespace = None)))
-                }
-                @if let Some(value) = issuer {
-                    (link("issuer", value, query.link(|query| query.issuer = None)))
-                }
-            }
-        }
-    }
-}
-
-fn find(query: &Query) -> Markup {
-    let option = |which: Which, text: &str| {
-        html! { option value=(which.as_str()) selected[which == query.which] { (text) } }
-    };
-    html! {
-        form {
-            label for="q" { "Find" }
-            input id="q" name="q" type="search" value=(Shown(&query.text))
-                placeholder="namespace, name, host, issuer, workload, error";
-            label for="state" { "State" }
-            select id="state" name="state" {
-                (option(Which::All, "all"))
-                (option(Which::Trouble, "in trouble"))
-                @for one in State::ALL { (option(Which::One(one), state(one))) }
-            }
-            @for (name, value) in query.beside_the_form() {
-                input type="hidden" name=(name) value=(value);
-            }
-            button { "Show" }
-            output for="q state" role="status" {}
-        }
-    }
-}
-
-/// How many certificates each namespace or issuer has, those with trouble first.
-fn groups(title: &str, groups: &[Group], parameter: &str, none: &str) -> Markup {
-    html! {
-        @if groups.len() > 1 {
-            details {
-                summary { (title) }
-                ul {
-                    @for group in groups {
-                        li {
-                            a href={ "?" (encoded(&[(parameter, &group.name)])) } title=(format!("only those {none}")) {
-                                (Shown(&group.name)) " " (group.total)
-                                @if group.trouble > 0 { " " span.bad { "(" (group.trouble) " in trouble)" } }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A query string.
-pub(super) fn encoded(pairs: &[(&str, &str)]) -> String {
-    form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(pairs)
-        .finish()
 }
 
 fn table(answer: &Answer, query: &Query, scale: Scale, places: &mut Places) -> Markup {
@@ -478,7 +378,18 @@ mod tests {
         ] {
             assert!(html.contains(part), "{part}\n{html}");
         }
+        let html = page("within=5d&state=expired").html;
+        for part in [
+            "<a href=\"?state=expired\" aria-current=\"true\" title=\"show all\">ends within 5d ×</a>",
+            "<input type=\"hidden\" name=\"within\" value=\"5d\">",
+            "<a href=\"?within=5d\">all 3</a>",
+            "1 of 1 that match",
+        ] {
+            assert!(html.contains(part), "{part}\n{html}");
+        }
+        assert!(!html.contains("ends within 30 days"), "{html}");
         let whole = page("").html;
+        assert!(whole.contains("<a href=\"?within=30d\">ends within 30 days 5</a>"));
         assert!(whole.contains("<a href=\".\" aria-current=\"true\">all "));
         assert!(!whole.contains("type=\"hidden\"") && !whole.contains('×'));
         assert!(!whole.contains("href=\"?issuer=\""));

@@ -8,6 +8,7 @@ mod budget;
 mod cells;
 mod detail;
 mod html;
+mod narrow;
 mod rows;
 mod timeline;
 mod words;

@@ -4,11 +4,12 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use cert_renew_core::index::{Index, Observed};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::text::name::Name;
-use cert_renew_core::time::UnixTime;
+use cert_renew_core::time::{UnixTime, duration};
 use cert_renew_core::verdict::detail::{Detail, Remembered};
 use cert_renew_core::verdict::{Beside, Report, State, Verdict};
 
@@ -89,6 +90,8 @@ pub(super) struct Query {
     /// In lower case; searched in namespace, name, names, issuer, workloads and error.
     pub(super) text: String,
     pub(super) which: Which,
+    /// How soon it ends.
+    pub(super) within: Option<Within>,
     pub(super) sort: Sort,
     pub(super) descending: bool,
     /// Whether the beginning of what is wrong is enough.
@@ -123,6 +126,36 @@ impl Which {
     }
 }
 
+/// The time within which a certificate is to end; one that has ended is among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Within {
+    /// As it was asked for.
+    pub(super) text: String,
+    time: Duration,
+}
+
+impl Within {
+    /// Thirty days: what is asked most.
+    pub(super) fn a_month() -> Self {
+        Self {
+            text: "30d".to_owned(),
+            time: Duration::from_secs(30 * 86_400),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let time = duration::parse(text).map_err(|error| format!("within: {error}\n"))?;
+        Ok(Self {
+            text: text.trim().to_owned(),
+            time,
+        })
+    }
+
+    fn takes(&self, now: UnixTime, row: &Verdict) -> bool {
+        row.not_after.is_some_and(|at| at <= now + self.time)
+    }
+}
+
 impl Query {
     /// # Errors
     /// When a value is not one of those that there are: names them.
@@ -134,6 +167,7 @@ impl Query {
                 "namespace" if !value.is_empty() => asked.namespace = Some(value.into()),
                 "name" if !value.is_empty() => asked.name = Some(value.into()),
                 "issuer" if !value.is_empty() => asked.issuer = Some(value.into()),
+                "within" if !value.is_empty() => asked.within = Some(Within::parse(&value)?),
                 "texts" => asked.briefly = one_of(&key, &value, [false, true], texts)?,
                 "state" => {
                     let all = State::ALL.into_iter().map(Which::One);
@@ -212,6 +246,7 @@ impl Query {
             ("namespace", self.namespace.clone()),
             ("name", self.name.clone()),
             ("issuer", self.issuer.clone()),
+            ("within", self.within.as_ref().map(|it| it.text.clone())),
         ];
         let all = all.into_iter();
         let all = all.filter_map(|(key, value)| Some((key, value?)));
@@ -234,13 +269,19 @@ impl Query {
         is(&self.namespace, &key.namespace) && is(&self.name, &key.name)
     }
 
-    fn takes(&self, row: &Verdict) -> bool {
+    /// Whether a row ends as soon as is asked for.
+    fn ends_in_time(&self, now: UnixTime, row: &Verdict) -> bool {
+        self.within.as_ref().is_none_or(|it| it.takes(now, row))
+    }
+
+    fn takes(&self, now: UnixTime, row: &Verdict) -> bool {
         let holds = |text: &str| text.to_lowercase().contains(&self.text);
         let is = |asked: &Option<String>, value: &str| {
             { asked.as_deref() }.is_none_or(|asked| asked == value)
         };
         self.which.takes(row.state)
             && self.covers(row)
+            && self.ends_in_time(now, row)
             && is(&self.name, &row.name)
             && (self.text.is_empty()
                 || holds(&format!("{}/{}", row.namespace, row.name))
@@ -308,8 +349,11 @@ fn groups(rows: &[Verdict], name: fn(&Verdict) -> &str) -> Vec<Group> {
 /// The answer to a query.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    /// For all certificates of the namespace and the issuer that are asked for; the worst state first.
+    /// For all certificates of the namespace and the issuer that are asked for, and that end as soon; the worst state
+    /// first.
     pub(super) states: [usize; State::ALL.len()],
+    /// For all certificates of the namespace and the issuer that are asked for: those that end within a month.
+    pub(super) within_a_month: usize,
     /// For all certificates: those of each namespace.
     pub(super) namespaces: Vec<Group>,
     /// For all certificates: those of each issuer.
@@ -359,13 +403,16 @@ pub(super) fn detail(
 
 /// Selects, sorts and cuts the rows, and adds them to the report.
 pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> Answer {
-    let mut states = [0; State::ALL.len()];
+    let now = report.as_of;
+    let (mut states, mut within_a_month) = ([0; State::ALL.len()], 0);
+    let month = Within::a_month();
     for row in rows.iter().filter(|row| query.covers(row)) {
-        states[row.state as usize] += 1;
+        states[row.state as usize] += usize::from(query.ends_in_time(now, row));
+        within_a_month += usize::from(month.takes(now, row));
     }
     let namespaces = groups(&rows, |row| &row.namespace);
     let issuers = groups(&rows, |row| &row.issuer);
-    rows.retain(|row| query.takes(row));
+    rows.retain(|row| query.takes(now, row));
     let matching = rows.len();
     rows.sort_unstable_by(|one, other| {
         let order = query.sort.compare(one, other);
@@ -388,6 +435,7 @@ pub(super) fn answer(report: Report, mut rows: Vec<Verdict>, query: &Query) -> A
     };
     Answer {
         states,
+        within_a_month,
         namespaces,
         issuers,
         report,
@@ -454,6 +502,23 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_ends_soon_is_selected_and_counted() {
+        let soon = names("within=30d&sort=ends");
+        assert_eq!(soon[..3], ["expired", "expiring", "six-days"]);
+        assert!(soon.contains(&"due".into()) && !soon.contains(&"healthy".into()));
+        // Nobody knows when what holds no certificate ends.
+        assert!(!soon.contains(&"absent".into()));
+        assert_eq!(names("within=5d&sort=ends"), soon[..3]);
+        assert_eq!(names("within="), names(""));
+        let rows = copy(entries::NOW, &entries::index(), &|_| 2);
+        let query = Query::parse("within=5d&q=nothing").unwrap();
+        let answer = answer(report(), rows, &query);
+        assert_eq!(answer.states.iter().sum::<usize>(), 3);
+        assert_eq!(answer.within_a_month, soon.len());
+        assert_eq!(query.sorted("ends"), "sort=ends&q=nothing&within=5d");
+    }
+
+    #[test]
     fn a_query_that_is_no_text_is_no_trouble() {
         for hostile in ["%", "q=%ff%fe", "q=%00", "&&&=", "name=%ff"] {
             let _ = names(hostile);
@@ -492,6 +557,7 @@ pub(super) mod tests {
             ("state=%F0%9F", "state: expected one of "),
             ("sort=zzz", "sort: expected one of secret, state, "),
             ("sort=--", "sort: expected one of "),
+            ("within=soon", "within: expected a duration such as 30d"),
         ] {
             let refused = Query::parse(query).unwrap_err();
             assert!(refused.starts_with(expected), "{query}: {refused}");

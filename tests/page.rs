@@ -170,7 +170,7 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
 
     widths(&mut browser, &page)?;
     one(&mut browser, &page)?;
-    filters(&mut browser)?;
+    filters(&mut browser, operator.namespace())?;
     sorts(&mut browser)?;
     ends_soon(&mut browser, &page)?;
     without_script(&mut browser, &page)?;
@@ -280,8 +280,8 @@ fn one(browser: &mut Browser, page: &str) -> Result<()> {
     browser.open(page)
 }
 
-/// As somebody types.
-fn filters(browser: &mut Browser) -> Result<()> {
+/// As somebody types; the command that renews names what is left.
+fn filters(browser: &mut Browser, operator: &str) -> Result<()> {
     browser.evaluate("document.querySelector('#q').focus()")?;
     browser.ask("Input.insertText", json!({"text": "PAY.shop"}))?;
     browser.until("document.querySelector('output').value === '1 of 11 shown'")?;
@@ -293,6 +293,14 @@ fn filters(browser: &mut Browser) -> Result<()> {
     ensure!(
         browser.evaluate("location.search")? == "?q=PAY.shop",
         "the address says what is shown"
+    );
+    let renew = browser.evaluate("document.querySelector('#renew').textContent")?;
+    let renew = renew.as_str().unwrap_or_default();
+    let end = format!("/checkout-tls --wait --operator-namespace {operator}");
+    let one = renew.strip_prefix("cert-renew renew ");
+    ensure!(
+        one.is_some_and(|it| it.ends_with(&end) && it.matches('/').count() == 1),
+        "{renew}"
     );
     browser.evaluate(
         "const f = document.forms[0]; f.q.value = ''; f.state.value = 'paused'; \

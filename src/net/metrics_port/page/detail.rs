@@ -1,13 +1,13 @@
 //! The view of one Secret: all that the verdict says, and commands to copy.
 
-use cert_renew_core::schedule::rate_limits::grown_up;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::relative;
 use cert_renew_core::verdict::detail::{Detail, Serves};
-use cert_renew_core::verdict::{Report, State, Verdict, Why, for_operator_in};
+use cert_renew_core::verdict::{Report, Verdict, Why};
 use maud::{Markup, html};
 
 use super::cells::{class, instant, renewed_at, trouble};
+use super::commands;
 use super::timeline::{Places, Scale};
 use super::words::{Shown, count, day, minute, rollout, runbook, state};
 
@@ -48,7 +48,7 @@ fn known(row: &Verdict, report: &Report, scale: Scale, places: &mut Places) -> M
                 h2 { "Events" }
                 (events(now, row))
                 h2 { "Commands" }
-                (commands(report, row))
+                (commands::of_one(report, row))
             }
         }
     }
@@ -245,116 +245,6 @@ fn workloads(row: &Verdict) -> Markup {
         @if let Some(at) = row.served_until { small { "they serve one until " (minute(at)) } }
         @if row.stale_pods > 0 {
             small { (count(row.stale_pods as usize, "pod")) " known to serve an earlier one" }
-        }
-    }
-}
-
-/// Whether `cert-renew renew` would bring a new certificate, as far as the verdict knows.
-fn may_be_asked_for(row: &Verdict) -> bool {
-    // What is never renewed has no instant: it is external, paused, or not ours to write.
-    row.renews.is_some() && !matches!(row.state, State::Held | State::Blocked)
-}
-
-/// Whether the certificate is younger than a tenth of its lifetime, so that a new one has to be forced.
-fn is_young(now: UnixTime, row: &Verdict) -> bool {
-    let written = row.detail.as_ref().and_then(|it| it.renewed);
-    let validity = row.not_before.zip(row.not_after);
-    validity.is_some_and(|(from, to)| now < grown_up(from, to, written))
-}
-
-/// What tells more, and what asks for a new one.
-fn commands(report: &Report, row: &Verdict) -> Markup {
-    let (namespace, name) = (&row.namespace, &row.name);
-    let here = |command: &str| match &report.operator_namespace {
-        Some(namespace) => for_operator_in(namespace, command),
-        None => command.to_owned(),
-    };
-    let mut all = vec![
-        (
-            "All about it",
-            format!("cert-renew describe {namespace}/{name}"),
-        ),
-        (
-            "Which workloads restart, and when",
-            format!("cert-renew plan -n {namespace}"),
-        ),
-    ];
-    if may_be_asked_for(row) {
-        let renew = format!("cert-renew renew {namespace}/{name} --wait");
-        all.push(if is_young(report.as_of, row) {
-            let what = "A new certificate now, although this one is young: it counts against the CA's limits";
-            (what, format!("{renew} --force"))
-        } else {
-            ("A new certificate now", renew)
-        });
-    }
-    html! {
-        dl.one {
-            @for (what, command) in &all {
-                dt { (what) }
-                dd { code { (Shown(&here(command))) } }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use cert_renew_core::testing::entries::{NOW, index};
-
-    use super::super::rows::copy;
-    use super::super::rows::tests::report;
-    use super::*;
-
-    #[test]
-    fn a_command_that_would_be_refused_is_not_shown() {
-        let rows = copy(NOW, &index(), &|_| 0);
-        let healthy = rows.iter().find(|row| *row.name == *"healthy").unwrap();
-        let ago = |days: i64| UnixTime(NOW.0 - days * 86_400);
-        for (days, written, forced) in [
-            (8, None, true),
-            (10, None, false),
-            // Its age counts from when it was written.
-            (10, Some(8), true),
-            (10, Some(10), false),
-            (8, Some(40), true),
-        ] {
-            let from = ago(days);
-            let detail = Detail {
-                renewed: written.map(ago),
-                ..Detail::default()
-            };
-            let row = Verdict {
-                not_before: Some(from),
-                not_after: Some(UnixTime(from.0 + 90 * 86_400)),
-                detail: Some(Box::new(detail)),
-                ..healthy.clone()
-            };
-            let html = commands(&report(), &row).into_string();
-            assert!(
-                html.contains("cert-renew renew shop/healthy --wait"),
-                "{html}"
-            );
-            assert_eq!(
-                html.contains("--force"),
-                forced,
-                "{days} {written:?}: {html}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_command_names_an_operator_that_it_would_not_find() {
-        let rows = copy(NOW, &index(), &|_| 0);
-        let healthy = rows.iter().find(|row| *row.name == *"healthy").unwrap();
-        for (namespace, count) in [("cert-renew", 0), ("ops", 3)] {
-            let report = Report {
-                operator_namespace: Some(namespace.into()),
-                ..report()
-            };
-            let html = commands(&report, healthy).into_string();
-            let named = html.matches("--operator-namespace ops").count();
-            assert_eq!(named, count, "{html}");
         }
     }
 }

@@ -9,11 +9,11 @@ use cert_renew_core::verdict::{Leader, Report, Verdict};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::cells::{class, instant, renewed_at, trouble, workloads};
-use super::detail;
 use super::narrow::{encoded, find, groups, states};
 use super::rows::{Answer, Query, Sort};
 use super::timeline::{Places, Scale};
 use super::words::{Shown, day, minute, rollout, state};
+use super::{commands, detail};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -110,6 +110,7 @@ fn list(answer: &Answer, query: &Query, scale: Scale, places: &mut Places) -> Ma
         (find(query))
         (groups("By namespace", &answer.namespaces, "namespace", "in this namespace"))
         (groups("By issuer", &answer.issuers, "issuer", "from this issuer"))
+        (commands::of_list(&answer.report, query))
         (table(answer, query, scale, places))
     }
 }

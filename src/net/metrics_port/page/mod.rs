@@ -6,6 +6,7 @@
 
 mod budget;
 mod cells;
+mod commands;
 mod detail;
 mod html;
 mod narrow;

@@ -25,6 +25,15 @@
     history.replaceState(null, "", url);
   };
 
+  // The command that renews what is shown: the names that the server would put there.
+  const renew = document.querySelector("#renew"), { begin, end, most } = renew.dataset;
+  const name = () => {
+    const asked = all.filter((row) => !row.hidden && row.cells[4].firstChild && !["held", "blocked"].includes(stateOf(row)));
+    const few = asked.length > 0 && asked.length <= most;
+    renew.textContent = few ? begin + asked.map((row) => row.cells[0].querySelector("a").textContent).join(" ") + " " + end : "";
+    renew.hidden = !few;
+    renew.nextElementSibling.hidden = few;
+  };
   const filter = () => {
     const asked = form.q.value.trim().toLowerCase(), state = form.state.value;
     let shown = 0;
@@ -34,6 +43,7 @@
       shown += fits;
     }
     told.value = `${shown} of ${all.length} shown`;
+    name();
     address({ q: form.q.value.trim(), state });
   };
   if (!table.dataset.part) {

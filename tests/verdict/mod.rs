@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cert_renew_core::time::UnixTime;
-use scene::{Reader, cases, lasting, started, states, stderr};
+use scene::{BY_THE_CA, IN_WORDS, Reader, cases, lasting, started, states, stderr};
 use serde_json::Value;
 use test_bench::objects::{Age, Space, pair};
 use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
@@ -77,9 +77,10 @@ async fn command_page_json_metrics_and_annotation_say_the_same_of_each_secret() 
     for field in ["version", "class", "replica", "leader"] {
         assert_eq!(told[field], report[field], "{field}");
     }
-    for name in ["healthy", "warned"] {
+    for name in ["healthy", "warned", BY_THE_CA] {
         same_date(&operator, &viewer, name).await?;
     }
+    by_whose_word(&operator, &viewer).await?;
     let table = viewer.types(&["status"])?;
     let table = said(&table);
     for (name, state) in &expected {
@@ -134,6 +135,27 @@ async fn same_date(operator: &Operator<'_>, viewer: &Reader<'_>, name: &str) -> 
     let seconds = series.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
     let at = renews.parse::<UnixTime>().ok().map(|at| at.0 as f64);
     ensure!(seconds == at, "{renews}: {series:?}");
+    Ok(())
+}
+
+/// A CA that has renewal information decides the date, and each says that it does.
+async fn by_whose_word(operator: &Operator<'_>, viewer: &Reader<'_>) -> Result<()> {
+    let own = format!("/?namespace={}&name={BY_THE_CA}", viewer.space.name);
+    let (page, described) = (
+        operator.ask(&own).await?,
+        said(&viewer.types(&["describe", BY_THE_CA])?),
+    );
+    let plan = said(&viewer.types(&["plan", BY_THE_CA])?);
+    for text in [page, described, plan] {
+        ensure!(text.contains(IN_WORDS), "{text}");
+    }
+    let wide = said(&viewer.types(&["status", BY_THE_CA, "-o", "wide"])?);
+    ensure!(
+        wide.lines()
+            .nth(1)
+            .is_some_and(|line| line.contains(" RenewalInfo ")),
+        "{wide}"
+    );
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use test_bench::objects::{FRESH, OLD, Pair, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
 
 use crate::command::cert_renew;
-use crate::renewal::SOON;
+use crate::renewal::{SOON, annotation};
 
 /// Name, annotations beside the issuer `pebble`, and the state that is true.
 pub(crate) type Case = (
@@ -24,7 +24,13 @@ pub(crate) type Case = (
     &'static str,
 );
 
-/// Secrets in the states that a user meets; the CA cannot be reached.
+/// The Secret whose CA answers, and says when it wants the certificate replaced.
+pub(crate) const BY_THE_CA: &str = "by-the-ca";
+
+/// By whose word that Secret is renewed.
+pub(crate) const IN_WORDS: &str = "by the CA's window (ARI)";
+
+/// Secrets in the states that a user meets; the CA of all but one cannot be reached.
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         ("healthy", vec![], "ok"),
@@ -49,6 +55,11 @@ pub(crate) fn cases() -> Vec<Case> {
             "blocked",
         ),
         ("halted", vec![("issuer", "external")], "rollout_failing"),
+        (
+            BY_THE_CA,
+            vec![("issuer", "reachable"), ("names", "ca.shop.example")],
+            "ok",
+        ),
     ]
 }
 
@@ -77,7 +88,7 @@ pub(crate) async fn scene(space: &Space) -> Result<()> {
             annotations.push(("state.cert-renew.io/rollout-halted", &*note));
         }
         let held = match name {
-            "never" | "never-known" => None,
+            "never" | "never-known" | BY_THE_CA => None,
             "partner" => Some(&old),
             _ => Some(&fresh),
         };
@@ -217,6 +228,13 @@ pub(crate) async fn viewer(bench: &Bench, namespace: &str) -> Result<()> {
 pub(crate) async fn started<'a>(bench: &'a Bench, prefix: &str) -> Result<(Operator<'a>, Space)> {
     let mut options = OperatorOptions::new(env!("CARGO_BIN_EXE_cert-renew"));
     options.directory = Some("https://127.0.0.1:1/directory".into());
+    options.config = format!(
+        "  reachable:\n    directory: {}\n    caBundle: {}\n    profile: default\n    concurrency: 1\n    \
+         allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]\n{}",
+        bench.pebble().directory(),
+        bench.ca_bundle().display(),
+        options.config
+    );
     let mut operator = Operator::install(bench, options).await?;
     operator.show_at(outward()?);
     let namespace = operator.namespace().to_owned();
@@ -232,17 +250,32 @@ pub(crate) async fn started<'a>(bench: &'a Bench, prefix: &str) -> Result<(Opera
     operator.run().await?;
     eventually(
         SOON,
-        "the forced one has failed, and the other is held",
+        "the forced one has failed, another is held, and a CA has named its window",
         async || {
-            let states = states(&json(&operator).await?);
+            let report = json(&operator).await?;
+            let states = states(&report);
             let is = |name: &str, state: &str| states.get(name).is_some_and(|it| it == state);
+            let mut rows = report["certificates"].as_array().into_iter().flatten();
+            let by_the_ca = rows.find(|row| row["name"] == BY_THE_CA);
             ensure!(
-                is("forced", "renewal_failing") && is("held", "held"),
-                "{states:?}"
+                is("forced", "renewal_failing")
+                    && is("held", "held")
+                    && is(BY_THE_CA, "ok")
+                    && by_the_ca.is_some_and(|row| row["renewsWhy"] == "RenewalInfo"),
+                "{states:?} {by_the_ca:?}"
             );
             Ok(())
         },
     )
+    .await?;
+    // A date alone is not written; with a misread annotation, which holds nothing up, it is.
+    space.annotate(BY_THE_CA, "renew-before", "soon").await?;
+    eventually(SOON, "the date stands on the Secret", async || {
+        let secret = space.secrets().get(BY_THE_CA).await?;
+        let line = annotation(&secret, "state.cert-renew.io/state").unwrap_or_default();
+        ensure!(line.contains(IN_WORDS), "{line}");
+        Ok(())
+    })
     .await?;
     Ok((operator, space))
 }

@@ -3,6 +3,7 @@ mod next;
 use serde_json::json;
 
 use super::*;
+use crate::schedule::due::Suggestion;
 use crate::testing::entries::{self, NOW, index};
 
 const CONFIG: &str = "
@@ -149,6 +150,24 @@ fn each_says_why_when_and_what_to_do_next() {
     }
     // What is held is no error.
     assert_eq!(verdict("held").last_error, None);
+}
+
+#[test]
+fn a_date_that_the_ca_moves_is_told_with_its_word() {
+    let (mut index, mut observed) = (Index::default(), entries::healthy());
+    let at = NOW + Duration::from_secs(86_400) * 10;
+    observed.suggestion = Suggestion::At(at);
+    entries::add(&mut index, "tls", observed);
+    let (row, _) = index.iter().next().unwrap();
+    let verdict = Verdict::of_row(NOW, &index, row, 0).unwrap();
+    assert_eq!(
+        (verdict.renews, &*verdict.renews_why),
+        (Some(at), "RenewalInfo")
+    );
+    assert_eq!(
+        Why::meaning(&verdict.renews_why),
+        "by the CA's window (ARI)"
+    );
 }
 
 #[test]

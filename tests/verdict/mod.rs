@@ -311,6 +311,7 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
         "{}",
         said(&plan)
     );
+    is_held(&said(&plan), &space.name)?;
     let one = said(&viewer.types(&["status", "held"])?);
     ensure!(one.contains("Next:"), "a single one is one screen: {one}");
     let two = viewer.types(&["status", "held", "halted", "--no-headers"])?;
@@ -395,6 +396,17 @@ async fn without_the_operator_the_secrets_are_judged_alike_and_the_first_line_sa
     .await?;
     ensure!(one.contains("Last error"), "{one}");
 
+    // The plan knows it of the Secret itself.
+    let plan = ["plan", "held", "-n", &space.name];
+    let unasked = [
+        "--operator-namespace",
+        &namespace,
+        "--metrics-service",
+        "nosuch:metrics",
+    ];
+    let plan = cert_renew(&[plan, unasked].concat(), Some(bench.kubeconfig()))?;
+    is_held(&said(&plan), &space.name)?;
+
     operator.kill();
     let silent = eventually(
         Duration::from_secs(180),
@@ -417,6 +429,27 @@ async fn without_the_operator_the_secrets_are_judged_alike_and_the_first_line_sa
             && first.contains(&lease)
             && is_not_asked(&first, "cert-renew-metrics:metrics"),
         "{first}"
+    );
+    Ok(())
+}
+
+/// A plan says of a Secret that is held what holds it, and until when.
+fn is_held(plan: &str, space: &str) -> Result<()> {
+    let held = format!(
+        "{space}/held: a new certificate is asked for, and the present one is younger than a tenth of its lifetime: "
+    );
+    let mut lines = plan.lines().filter_map(|line| line.strip_prefix(&*held));
+    let until = lines
+        .next()
+        .and_then(|line| line.strip_prefix("it is held until "));
+    let until = until.with_context(|| format!("it is not said to be held: {plan}"))?;
+    // The same instant is that of the table.
+    let mut rows = plan
+        .lines()
+        .filter(|line| line.starts_with(&format!("{space}/held ")));
+    ensure!(
+        rows.any(|row| row.contains(&format!(" {until} "))),
+        "{until}: {plan}"
     );
     Ok(())
 }

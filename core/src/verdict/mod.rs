@@ -6,6 +6,7 @@
 //! missing then.
 
 pub mod detail;
+pub mod held;
 mod reason;
 pub mod since;
 pub mod state_line;

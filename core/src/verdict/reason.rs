@@ -1,6 +1,6 @@
 //! Why a Secret is in its state, in a sentence, and the next thing to do, as a command.
 
-use super::{State, Why, renew_at, unrolled};
+use super::{State, Why, held, renew_at, unrolled};
 use crate::assess::OTHER_WRITER;
 use crate::index::{Entry, Stuck};
 use crate::schedule::due::Never;
@@ -56,13 +56,7 @@ pub(super) fn reason(entry: &Entry, state: State, now: UnixTime) -> String {
             "not all of its workloads have the certificate, and the last try to bring it to them failed".into()
         }
         State::Blocked => blocked(entry, now),
-        State::Held => {
-            let until = entry.held_until(now).unwrap_or(now);
-            format!(
-                "a new certificate is asked for, and the present one is younger than a tenth of its lifetime: it is held \
-                 until {until}"
-            )
-        }
+        State::Held => held::while_young(entry.held_until(now).unwrap_or(now)),
         State::Due => format!("a new certificate is due; {}", renewal()),
         State::Paused => format!("nothing is changed: {}", renewal()),
         State::Ok => healthy(entry, now),
@@ -76,7 +70,8 @@ fn renewal(entry: &Entry, now: UnixTime) -> String {
         Ok(_) if entry.renewing.is_some() => "a renewal is under way".into(),
         Ok(_) if entry.order_open => "an order is open at the CA".into(),
         Ok(_) if entry.renewal_error.is_some() => "the last try to renew it failed".into(),
-        Ok(_) => match renew_at(entry) {
+        Ok(due) => match renew_at(entry) {
+            Some(opens) if opens > now && due.at <= now => held::while_shut(opens),
             Some(at) if at > now => format!("it is renewed at {at}"),
             _ => "it waits for its turn".into(),
         },
@@ -86,22 +81,25 @@ fn renewal(entry: &Entry, now: UnixTime) -> String {
 fn blocked(entry: &Entry, now: UnixTime) -> String {
     let seen = &entry.observed;
     let rollouts = "an annotation is invalid: its rollouts wait until that is fixed";
-    let held_up = match (seen.due(), seen.blocked) {
-        (Err(Never::External), Blocks::Rollout | Blocks::Both) => return rollouts.into(),
+    match (seen.due(), seen.blocked) {
+        (Err(Never::External), Blocks::Rollout | Blocks::Both) | (Ok(_), Blocks::Rollout) => {
+            rollouts.into()
+        }
         (Err(never), blocked) => {
             let never = format!("it is never renewed: {}", Why::Never(never).in_words());
-            return match blocked.rollout() {
+            match blocked.rollout() {
                 true => format!("{never}; and {rollouts}"),
                 false => never,
-            };
+            }
         }
-        (Ok(_), Blocks::Rollout) => return rollouts.into(),
         (Ok(_), _) => match renew_at(entry) {
-            Some(at) if at > now => format!("it is renewed only when little life is left, at {at}"),
-            _ => "it is renewed now only since little life is left".into(),
+            Some(at) if at > now => held::while_misread(at),
+            _ => {
+                "an annotation is invalid: it is renewed now only since little life is left"
+                    .into()
+            }
         },
-    };
-    format!("an annotation is invalid: {held_up}")
+    }
 }
 
 fn healthy(entry: &Entry, now: UnixTime) -> String {

@@ -24,7 +24,7 @@ use cert_renew_core::secret::settings::DEFAULT_CLASS;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::workload::RolloutMode;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::{Verdict, Why};
+use cert_renew_core::verdict::{Verdict, Why, held};
 use clap::Parser;
 use kube::api::Api;
 use serde::Serialize;
@@ -32,7 +32,7 @@ use serde::Serialize;
 use self::obstacles::Looker;
 use crate::cli::connection::kube_flags::Scope;
 use crate::cli::connection::operator::Leader;
-use crate::cli::output::{Output, Screen, Table};
+use crate::cli::output::{Output, Screen, Table, plain};
 use crate::cli::verdicts::{Operator, Wanted, nobody_leads, not_there, say, selections};
 use crate::cli::{CommandResult, Failure, block_on};
 use crate::cluster::client::pages::Pages;
@@ -69,6 +69,8 @@ struct Row {
     at: UnixTime,
     secret: SecretRef,
     why: String,
+    /// What holds the renewal up, and until when.
+    held: Option<String>,
     names: Vec<String>,
     /// In the order of the rollout.
     rollout: Vec<Rolled>,
@@ -103,6 +105,8 @@ struct Planned<'a> {
     /// The instant of the plan where that is now; None if it is never renewed.
     renews: Option<UnixTime>,
     why: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<&'a str>,
     names: &'a [String],
     workloads: Vec<&'a str>,
     rollout: &'a [Rolled],
@@ -225,6 +229,7 @@ async fn as_the_operator_says(
         if let Some(verdict) = verdicts.get(&(namespace.to_string(), name.to_string())) {
             row.at = verdict.renews.unwrap_or(UnixTime::NEVER);
             row.why = verdict.renews_why.to_string();
+            row.held = verdict.held_up(report.as_of);
         }
     }
 }
@@ -249,6 +254,7 @@ fn text(
         name: &row.secret.name,
         renews: (row.at != UnixTime::NEVER).then(|| row.at.max(now)),
         why: &row.why,
+        held: row.held.as_deref(),
         names: &row.names,
         workloads: row.rollout.iter().map(|it| &*it.workload).collect(),
         rollout: &row.rollout,
@@ -294,6 +300,9 @@ fn text(
         text += &format!("{word}: {}\n", Why::meaning(word));
     }
     for row in &rows {
+        if let Some(held) = &row.held {
+            text += &format!("{}: {}\n", row.secret, plain(held));
+        }
         if row.more > 0 {
             text += &format!("{}: {} more workloads use it\n", row.secret, row.more);
         }
@@ -472,9 +481,9 @@ impl Planner<'_> {
         let Some(assessment) = assessment.filter(|_| unseen.is_none()) else {
             return Ok(None);
         };
-        let held = assessment.opens.max(assessment.held_until);
+        let later = assessment.opens.max(assessment.held_until);
         let at = match assessment.renewal {
-            Ok(due) => due.at.max(held.unwrap_or_default()),
+            Ok(due) => due.at.max(later.unwrap_or_default()),
             Err(_) => UnixTime::NEVER,
         };
         let why = Why::of(assessment.renewal, assessment.heed, assessment.blocked);
@@ -495,6 +504,7 @@ impl Planner<'_> {
             against,
             at,
             why: why.as_str().into(),
+            held: held::of_assessment(now, &assessment),
             names: assessment.names.iter().map(ToString::to_string).collect(),
             rollout: steps.iter().map(Rolled::of).collect(),
             more: 0,

@@ -11,6 +11,7 @@ fn the_plan_says_when_why_and_what_rolls() {
             name: name.into(),
         },
         why: why.into(),
+        held: None,
         names: vec![format!("{name}.example")],
         rollout: workloads
             .iter()

@@ -49,11 +49,12 @@ pub(super) async fn rows(
     say(&format!(
         "{nobody}you may not list Secrets {place}: this is what the operator says, with the workloads of each last rollout"
     ));
-    let rows = report.certificates.iter().map(row).collect();
+    let rows = report.certificates.iter();
+    let rows = rows.map(|verdict| row(report.as_of, verdict)).collect();
     Ok((rows, report.class))
 }
 
-fn row(verdict: &Verdict) -> Row {
+fn row(now: UnixTime, verdict: &Verdict) -> Row {
     let used_by = verdict.used_by.as_ref();
     let workloads = used_by.into_iter().flat_map(|it| &it.workloads);
     let rolled = workloads.map(|(workload, _)| Rolled {
@@ -72,6 +73,7 @@ fn row(verdict: &Verdict) -> Row {
             name: (*verdict.name).into(),
         },
         why: verdict.renews_why.to_string(),
+        held: verdict.held_up(now),
         names,
         rollout: rolled.collect(),
         more: used_by.map_or(0, |it| it.more),
@@ -95,19 +97,33 @@ mod tests {
         let index = index();
         let rows = index.iter().map(|(row, _)| row);
         let verdicts = rows.filter_map(|row| Verdict::of_row(NOW, &index, row, 0));
-        let named = |it: &Verdict| ["healthy", "paused"].contains(&&*it.name);
-        let rows: Vec<Row> = verdicts.filter(named).map(|it| row(&it)).collect();
-        let printed = text(NOW, rows, Output::Table, Screen::default()).unwrap();
+        let named = |it: &Verdict| ["healthy", "held", "paused"].contains(&&*it.name);
+        let verdicts: Vec<Verdict> = verdicts.filter(named).collect();
+        let printed = |output| {
+            let rows = verdicts.iter().map(|it| row(NOW, it)).collect();
+            text(NOW, rows, output, Screen::default()).unwrap()
+        };
+        let json: serde_json::Value = serde_json::from_str(&printed(Output::Json)).unwrap();
+        let printed = printed(Output::Table);
         let lines: Vec<&str> = printed.lines().collect();
         assert!(
-            lines[1].contains("2023-12-14T22:13:20Z")
-                && lines[1].contains("deployment/api(used it"),
+            lines[1].contains("2023-11-22T22:13:20Z") && lines[1].contains("RenewNow"),
             "{printed}"
         );
         assert!(
-            lines[2].contains("never") && lines[2].contains("Paused"),
+            lines[2].contains("2023-12-14T22:13:20Z")
+                && lines[2].contains("deployment/api(used it"),
             "{printed}"
         );
+        assert!(
+            lines[3].contains("never") && lines[3].contains("Paused"),
+            "{printed}"
+        );
+        let held = "a new certificate is asked for, and the present one is younger than a tenth of its lifetime: it is held \
+                    until 2023-11-22T22:13:20Z";
+        assert!(lines.contains(&&*format!("shop/held: {held}")), "{printed}");
+        assert_eq!(json[0]["held"], held);
+        assert_eq!(json[1].get("held"), None, "it is not due");
         assert_eq!(lines.last(), Some(&"shop/healthy: 2 more workloads use it"));
     }
 }

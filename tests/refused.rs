@@ -13,6 +13,7 @@ use test_bench::{Bench, Result, ensure};
 
 use crate::command::said;
 use crate::faults::of_cert_manager;
+use crate::fresh_look::closed_window;
 use crate::renewal::annotation;
 
 /// Half of its lifetime has passed: old enough for another, and not due.
@@ -282,11 +283,23 @@ async fn renew_refuses_what_would_not_happen() -> Result<()> {
         "{planned}"
     );
     // Until when it is held, while it is waited for.
-    let (code, text) = renew(&["midway", "--wait", "--timeout", "1s"])?;
-    ensure!(
-        code == 1 && text.contains("not done within 1s"),
-        "{code} {text}"
-    );
+    let window = ("change-window", &*closed_window());
+    space
+        .tls_secret("shut", Some(&midway), &[ours, window])
+        .await?;
+    for (name, expected) in [
+        ("midway", "/midway: not done within 1s: not renewed yet"),
+        (
+            "shut",
+            "/shut: not done within 1s: not renewed yet: its change window opens at 20",
+        ),
+    ] {
+        let (code, text) = renew(&[name, "--wait", "--timeout", "1s"])?;
+        ensure!(
+            code == 1 && text.contains(expected),
+            "{name}: {code} {text}"
+        );
+    }
     Ok(())
 }
 

@@ -15,11 +15,13 @@ use cert_renew_core::config::Labels;
 use cert_renew_core::rollout::HaltNote;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::object::full::FullSecret;
+use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::object::thin::{CertificateState, ThinSecret};
 use cert_renew_core::secret::settings::FORCE;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::text::shown;
 use cert_renew_core::time::{UnixTime, duration};
+use cert_renew_core::verdict::for_operator_in;
 use clap::Parser;
 use futures::future::join_all;
 use kube::Client;
@@ -32,6 +34,7 @@ use self::verdict::{Wish, verdict};
 use super::secret::{annotate, get};
 use crate::cli::connection::kube_flags::{OperatorNamespace, Scope};
 use crate::cli::connection::operator::Operator;
+use crate::cli::output::plain;
 use crate::cli::view::names;
 use crate::cli::{CommandResult, Failure, block_on};
 use crate::cluster::client::pages::Pages;
@@ -295,8 +298,7 @@ impl Wait<'_> {
                 held = self.held(&secret).await?;
                 look = Instant::now() + LOOK;
             }
-            let value = self.wish.value.unwrap_or_default();
-            let progress = Progress::of(&secret, value, held.as_deref());
+            let progress = self.progress(&secret, held.as_deref());
             if progress != told {
                 println!("{namespace}/{name}: {progress}");
                 told = progress;
@@ -309,6 +311,12 @@ impl Wait<'_> {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// How far it is.
+    fn progress(&self, secret: &ThinSecret, held: Option<&str>) -> Progress {
+        let value = self.wish.value.unwrap_or_default();
+        Progress::of(secret, value, held, self.operator)
     }
 
     /// Why nothing is done for the Secret at present.
@@ -333,16 +341,17 @@ enum Progress {
     Asked(Option<String>),
     /// The last try failed; with the instant of the next one.
     Failing(String, Option<String>),
-    /// The Secret holds the new certificate, which ends at this instant.
-    Renewed(UnixTime),
-    /// A workload did not become available with it.
-    Halted(String),
+    /// The Secret holds the new certificate, which ends at this instant; with what the restart of its workloads waits for,
+    /// where it waits.
+    Renewed(UnixTime, Option<String>),
+    /// A workload did not become available with it; with the command that lets the rollout go on.
+    Halted(String, String),
     /// The workloads have the certificate, which ends at this instant.
     Done(UnixTime),
 }
 
 impl Progress {
-    fn of(secret: &ThinSecret, value: &str, held: Option<&str>) -> Self {
+    fn of(secret: &ThinSecret, value: &str, held: Option<&str>, operator: &str) -> Self {
         let head = &secret.head;
         let pending = || match head.annotation(keys::LAST_ERROR) {
             Some(error) => {
@@ -363,10 +372,20 @@ impl Progress {
             (Some(had), _) if had.fingerprint() == Some(leaf.fingerprint) => {
                 Self::Done(leaf.not_after)
             }
-            (_, Some(halted)) if HaltNote::holds(halted) => Self::Halted(shown(halted)),
-            _ => Self::Renewed(leaf.not_after),
+            (_, Some(halted)) if HaltNote::holds(halted) => {
+                let resume = format!("cert-renew resume {}/{}", head.namespace(), head.name());
+                Self::Halted(shown(halted), for_operator_in(operator, &resume))
+            }
+            _ => Self::Renewed(leaf.not_after, waits(head)),
         }
     }
+}
+
+/// What the restart of workloads waits for, by the line of its state, if it does.
+fn waits(head: &Head) -> Option<String> {
+    let said = head.annotation(keys::STATE)?.strip_prefix("ok; ")?;
+    let waits = said.starts_with("restart of workloads waits for ");
+    waits.then(|| plain(said).into_owned())
 }
 
 impl fmt::Display for Progress {
@@ -378,17 +397,74 @@ impl fmt::Display for Progress {
             Self::Failing(error, Some(next)) => {
                 write!(f, "the last try failed: {error}; the next one is at {next}")
             }
-            Self::Renewed(until) => {
-                write!(
-                    f,
-                    "renewed until {until}; its workloads are being restarted"
-                )
+            Self::Renewed(until, waits) => {
+                let workloads = waits.as_deref();
+                let workloads = workloads.unwrap_or("its workloads are being restarted");
+                write!(f, "renewed until {until}; {workloads}")
             }
-            Self::Halted(at) => write!(
+            Self::Halted(at, resume) => write!(
                 f,
-                "renewed, and the rollout is halted at {at}: cert-renew resume continues it"
+                "renewed, and the rollout is halted at {at}; then: {resume}"
             ),
             Self::Done(until) => write!(f, "renewed until {until}, and the workloads have it"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+    use serde_json::{Value, from_value, json};
+
+    use super::*;
+
+    /// How far a Secret is that holds a certificate which was asked for as "today".
+    fn told(more: Value) -> String {
+        let pem = include_bytes!("../../../../testdata/certificates/good.pem");
+        let mut annotations = json!({keys::RENEWED_FOR: "today"});
+        let all = annotations.as_object_mut().unwrap();
+        all.extend(more.as_object().unwrap().clone());
+        let secret = json!({"type": "kubernetes.io/tls", "data": {"tls.crt": BASE64_STANDARD.encode(pem)},
+            "metadata": {"namespace": "shop", "name": "tls", "uid": "1", "annotations": annotations}});
+        let secret = from_value(secret).unwrap();
+        Progress::of(&secret, "today", Some("it is paused"), "ops").to_string()
+    }
+
+    #[test]
+    fn what_is_waited_for_is_told_with_its_end() {
+        let renewed = "renewed until 2026-04-01T00:00:00Z; ";
+        let shut = "restart of workloads waits for the change window; opens 2026-02-02T00:00Z";
+        let note = format!("deployment/web {}", "ab".repeat(32));
+        for (more, expected) in [
+            (
+                json!({}),
+                format!("{renewed}its workloads are being restarted"),
+            ),
+            (
+                json!({keys::STATE: format!("ok; {shut}")}),
+                format!("{renewed}{shut}"),
+            ),
+            (
+                json!({keys::ROLLOUT_HALTED: note}),
+                format!(
+                    "renewed, and the rollout is halted at {}; then: cert-renew resume shop/tls --operator-namespace ops",
+                    shown(&note)
+                ),
+            ),
+            (
+                json!({keys::RENEWED_FOR: "yesterday"}),
+                "not renewed yet: it is paused".to_owned(),
+            ),
+            (
+                json!({keys::RENEWED_FOR: "yesterday", keys::LAST_ERROR: "no", keys::RETRY_AT: "2026-02-02T00:00:00Z"}),
+                format!(
+                    "the last try failed: {}; the next one is at 2026-02-02T00:00:00Z",
+                    shown("no")
+                ),
+            ),
+        ] {
+            assert_eq!(told(more), expected);
         }
     }
 }

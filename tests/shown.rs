@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use test_bench::objects::{FRESH, Space, pair};
 use test_bench::{Bench, Context as _, Operator, OperatorOptions, Result, ensure, eventually};
 
+use crate::acme_operator::{event, issued};
 use crate::command::{cert_renew, said};
-use crate::renewal::SOON;
+use crate::renewal::{SOON, annotation};
 use crate::verdict::{json as report, outward, service, viewer};
 
 /// An operator that can be asked through the API server.
@@ -257,4 +258,42 @@ async fn one_tenant_neither_blows_the_answer_up_nor_hides_the_causes_of_others()
         said(&named)
     );
     Ok(())
+}
+
+/// A profile that the CA does not have is told when it is written, although nothing is due: with those that there are.
+#[tokio::test]
+async fn a_profile_that_there_is_not_is_told_with_those_that_the_ca_offers() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let operator = shown(bench).await?;
+    let space = Space::new(bench.client()?, "offered", operator.namespace()).await?;
+    // With the first order the CA says what it offers.
+    issued(&space, "first", "first.offered.example").await?;
+    let fresh = pair(&["second.offered.example"], FRESH)?;
+    let asked = [("issuer", "pebble"), ("profile", "short-lived")];
+    space.tls_secret("second", Some(&fresh), &asked).await?;
+    let problem = "cert-renew.io/profile: \"short-lived\": expected a profile of issuer pebble (default, minute, minutes, \
+                   shortlived); did you mean shortlived?";
+    event(&space, "second", problem).await?;
+    let secret = space.secrets().get("second").await?;
+    let written = annotation(&secret, "state.cert-renew.io/problems");
+    ensure!(written == Some(problem), "{written:?}");
+    let path = format!("?namespace={}&name=second", space.name);
+    let json: Value =
+        serde_json::from_str(&operator.ask(&format!("/api/certificates{path}")).await?)?;
+    let row = &json["certificates"][0];
+    ensure!(
+        row["problems"] == json!([problem]) && row["state"] == "ok",
+        "{row:#}"
+    );
+    let page = operator.ask(&format!("/{path}")).await?;
+    ensure!(page.contains(&problem.replace('"', "&quot;")), "{page}");
+    let place = format!("{}/second", space.name);
+    eventually(SOON, "the viewer's roles are in force", async || {
+        let described = said(&as_viewer(&operator, bench, &["describe", &place])?);
+        for part in [problem, "cert-renew.io/profile=VALUE"] {
+            ensure!(described.contains(part), "{part}: {described}");
+        }
+        Ok(())
+    })
+    .await
 }

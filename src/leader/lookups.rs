@@ -22,23 +22,35 @@ use crate::cluster::namespaces;
 /// The command that grants the rights for `verify`.
 const ADD_ON: &str = "kubectl apply -f rbac/addons/verify.yaml";
 
+/// What a look has found.
+pub(super) struct Found {
+    /// The problems, each with the reason of its Event.
+    pub(super) problems: Vec<(Reason, Problem)>,
+    /// Something cannot be known yet: another look later tells.
+    pub(super) is_partial: bool,
+}
+
 /// The problems of a Secret's annotations that only a look at other objects shows.
 pub(super) async fn problems(
     all: &Handles,
     key: &SecretRef,
     secret: &FullSecret,
     assessment: &Assessment,
-) -> Vec<(Reason, Problem)> {
-    let mut found = workloads(all, key, assessment).await;
+) -> Found {
+    let mut problems = workloads(all, key, assessment).await;
+    let (profile, is_partial) = profile(all, secret, assessment);
     let others = [
         labels(all, key, secret, assessment).await,
         verify(all, key, assessment).await,
         password(secret, assessment),
-        profile(all, assessment),
+        profile,
     ];
     let others = others.into_iter().flatten();
-    found.extend(others.map(|problem| (Reason::InvalidAnnotation, problem)));
-    found
+    problems.extend(others.map(|problem| (Reason::InvalidAnnotation, problem)));
+    Found {
+        problems,
+        is_partial,
+    }
 }
 
 fn problem(key: &str, value: &str, expected: String) -> Problem {
@@ -147,20 +159,71 @@ fn password(secret: &FullSecret, assessment: &Assessment) -> Option<Problem> {
     })
 }
 
-/// A profile that the CA's directory does not have, if the directory is known; the CA is not asked for it.
-fn profile(all: &Handles, assessment: &Assessment) -> Option<Problem> {
-    let profile = assessment.settings.profile.as_deref()?;
+/// A profile that the CA does not have; and whether that is not known, as nothing has been asked of the CA yet: it is not
+/// asked for this alone.
+fn profile(all: &Handles, secret: &FullSecret, assessment: &Assessment) -> (Option<Problem>, bool) {
+    let config = all.shared.config();
     let issuer = assess::issuer_name(&assessment.settings.issuer);
-    let known = all.renewals.issuers.known_profiles(issuer)?;
-    if known.iter().any(|it| it == profile) {
-        return None;
+    let profile = assessment.settings.profile.as_deref();
+    let Some(profile) = profile.filter(|_| config.issuer(issuer).is_some()) else {
+        return (None, false);
+    };
+    let offered = all.renewals.issuers.known_profiles(issuer);
+    let written = secret.head.annotation(keys::PROBLEMS);
+    of_profile((issuer, profile), offered.as_deref(), written)
+}
+
+/// The same by what the issuer offers. While that is not known, what was written about this profile before still holds.
+fn of_profile(
+    (issuer, profile): (&str, &str),
+    offered: Option<&[String]>,
+    written: Option<&str>,
+) -> (Option<Problem>, bool) {
+    let of_it = |expected: String| problem(keys::PROFILE, profile, expected);
+    let Some(offered) = offered else {
+        let start = format!("{}: {}: ", keys::PROFILE, shown(profile));
+        let mut lines = written.unwrap_or_default().lines();
+        let expected = lines.find_map(|line| line.strip_prefix(&*start));
+        return (expected.map(|it| of_it(it.to_owned())), true);
+    };
+    if offered.iter().any(|it| it == profile) {
+        return (None, false);
     }
-    let meant = similar::question(profile, known.iter().map(String::as_str));
-    let list = if known.is_empty() {
+    let meant = similar::question(profile, offered.iter().map(String::as_str));
+    let list = if offered.is_empty() {
         "none".to_owned()
     } else {
-        known.join(", ")
+        offered.join(", ")
     };
     let expected = format!("expected a profile of issuer {issuer} ({list}){meant}");
-    Some(problem(keys::PROFILE, profile, expected))
+    (Some(of_it(expected)), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_that_there_is_not_is_told_as_long_as_nothing_else_is_known() {
+        let asked = |profile: &str, offered: Option<&[&str]>, written: Option<&str>| {
+            let offered =
+                offered.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>());
+            let (problem, is_partial) = of_profile(("le", profile), offered.as_deref(), written);
+            (problem.map(|it| it.to_string()), is_partial)
+        };
+        let offered = Some(&["classic", "shortlived"][..]);
+        assert_eq!(asked("classic", offered, None), (None, false));
+        let told = "cert-renew.io/profile: \"short-lived\": expected a profile of issuer le (classic, shortlived); did you \
+                    mean shortlived?";
+        let short = (Some(told.to_owned()), false);
+        assert_eq!(asked("short-lived", offered, None), short);
+        let none = asked("tlsserver", Some(&[]), None).0.unwrap();
+        assert!(none.ends_with("issuer le (none)"), "{none}");
+        // After a start, before the CA was asked for anything.
+        assert_eq!(asked("short-lived", None, None), (None, true));
+        let before = format!("cert-renew.io/verify: \"web:443\": expected a Service\n{told}");
+        let kept = (Some(told.to_owned()), true);
+        assert_eq!(asked("short-lived", None, Some(&before)), kept);
+        assert_eq!(asked("shortlive", None, Some(&before)), (None, true));
+    }
 }

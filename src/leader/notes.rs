@@ -30,7 +30,7 @@ use super::handles::Handles;
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::cluster::secrets::{self, Changes};
-use crate::leader::lookups;
+use crate::leader::lookups::{self, Found};
 use crate::process::task::Done;
 
 /// Most looks in one namespace at once, then one a second: no user can make us load the API server without limit.
@@ -41,7 +41,7 @@ const APART: Duration = Duration::from_secs(5);
 const LONGEST_APART: Duration = Duration::from_secs(3_600);
 /// Most Secrets whose last write is remembered.
 const MOST_REMEMBERED: usize = 4_096;
-/// Time between two looks at objects that annotations name and that do not exist: they may have been made since.
+/// Time between two looks at what annotations name and what does not exist, or is not known: it may have been made since.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// Longest look at what annotations name: lists of large workloads take long, and one that takes longer is put off.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
@@ -125,7 +125,7 @@ pub async fn follow(all: &Handles, done: &UnboundedSender<Done>) {
 /// What a look came to.
 struct Looked {
     wrote: bool,
-    /// An annotation names objects that do not exist.
+    /// An annotation names what does not exist, or what is not known yet.
     missing: bool,
 }
 
@@ -156,7 +156,11 @@ async fn look(
         return Ok(nothing);
     }
     let found = lookups::problems(all, key, &secret, &assessment);
-    let Ok(found) = tokio::time::timeout(LONGEST_LOOK, found).await else {
+    let Ok(Found {
+        problems: found,
+        is_partial,
+    }) = tokio::time::timeout(LONGEST_LOOK, found).await
+    else {
         tracing::info!(secret = %key, "what its annotations name could not be looked up in time");
         all.notes.add_after(key, LOOK_AGAIN);
         return Ok(nothing);
@@ -165,7 +169,7 @@ async fn look(
     let texts = found.iter().map(|(_, problem)| problem.to_string());
     let _ = done.send(Done::LookedUp(key.clone(), texts.collect()));
     let annotations = outdated(now, key, &secret, (&assessment, facts), &found);
-    let missing = !found.is_empty();
+    let missing = !found.is_empty() || is_partial;
     if annotations.is_empty() {
         return Ok(Looked {
             wrote: false,

@@ -280,8 +280,13 @@ async fn a_secret_of_a_restored_backup_that_is_older_than_what_runs_is_told_and_
         "EarlierCertificate: the Secret holds an earlier certificate",
     )
     .await?;
+    let renew = format!(
+        "cert-renew renew --force {}/asleep --operator-namespace {}",
+        space.name,
+        operator.namespace()
+    );
     assert!(
-        said.contains("deployment/asleep was restarted for another one"),
+        said.contains("deployment/asleep was restarted for another one") && said.contains(&renew),
         "{said}"
     );
     for name in names {

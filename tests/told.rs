@@ -479,7 +479,9 @@ async fn what_an_annotation_names_and_does_not_exist_is_told_when_it_is_written(
 /// A halt says what to do then, on the Secret and in the Event.
 pub(crate) async fn is_halted(space: &Space, name: &str) -> Result<()> {
     let event = propagation::told(space, name, "RolloutHalted").await?;
-    let resume = format!("cert-renew resume {}/{name}", space.name);
+    // The operator of a test is in the namespace that its class is named after.
+    let (space_name, operator) = (&space.name, &space.class);
+    let resume = format!("cert-renew resume {space_name}/{name} --operator-namespace {operator}");
     ensure!(event.contains(&resume), "{event}");
     let secret = space.secrets().get(name).await?;
     let line = annotation(&secret, STATE).unwrap_or_default();

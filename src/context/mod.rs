@@ -12,7 +12,7 @@ use cert_renew_core::secret::stray::Stray;
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::state_line::{self, Facts};
-use cert_renew_core::verdict::{State, since};
+use cert_renew_core::verdict::{State, for_operator_in, since};
 use kube::Client;
 use tokio::sync::{Notify, watch};
 
@@ -120,7 +120,14 @@ impl Shared {
     /// What is known of a Secret, for its line.
     #[must_use]
     pub fn facts(&self, key: &SecretRef) -> Option<Facts> {
-        self.entry(key).map(Facts::of)
+        let facts = self.entry(key).map(Facts::of)?;
+        Some(facts.told_in(&self.namespace))
+    }
+
+    /// A command of ours, as it reaches this operator.
+    #[must_use]
+    pub fn command(&self, command: &str) -> String {
+        for_operator_in(&self.namespace, command)
     }
 
     /// The annotations with the line of a Secret and since when it is in its state, by what is known of it and what is

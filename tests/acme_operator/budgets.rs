@@ -108,7 +108,12 @@ async fn impatience_brings_no_second_certificate() -> Result<()> {
         space.merge("now", patch).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    event(&space, "now", "younger than a tenth").await?;
+    let held = event(&space, "now", "younger than a tenth").await?;
+    let (place, operator_namespace) = (&space.name, operator.namespace());
+    let force = format!(
+        "cert-renew renew --force {place}/now --operator-namespace {operator_namespace} asks at once"
+    );
+    ensure!(held.contains(&force), "{held}");
     assert_eq!(renewals(&operator)?, 2, "one each");
     Ok(())
 }

@@ -8,6 +8,7 @@ use cert_renew_core::secret::keys;
 use cert_renew_core::secret::settings::values::is_label;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::text::shown;
+use cert_renew_core::verdict::for_operator_in;
 use clap::{Parser, ValueEnum};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -226,9 +227,10 @@ fn check(
         .iter()
         .find(|name| !found.allows(namespace, labels, name));
     refused.map_or(Ok(()), |name| {
+        let names = format!("cert-renew names -n {namespace}");
+        let names = for_operator_in(&args.operator.operator_namespace, &names);
         Err(Failure(format!(
-            "issuer {issuer} does not allow namespace {namespace} to ask for {name}: cert-renew names -n {namespace} shows \
-             what it may ask for"
+            "issuer {issuer} does not allow namespace {namespace} to ask for {name}: {names} shows what it may ask for"
         )))
     })
 }

@@ -22,6 +22,7 @@ use super::target::RenewalTarget;
 use crate::acme::{self, OrderRequest};
 use crate::cluster;
 use crate::cluster::order_records::{self, Record};
+use crate::context::Shared;
 use crate::renewal::challenges::ways::{self, ProofPlan};
 use crate::renewal::order::record::give_back;
 use crate::renewal::order::timing::took;
@@ -74,7 +75,7 @@ impl Renewal<'_> {
             Err(held) => return Ok(self.unproven(&fresh, held)),
         };
         if !self.all.running_orders.has_room(self.key, count) {
-            return Ok(too_many_open(self.key));
+            return Ok(too_many_open(self.key, self.shared));
         }
         let quota = fresh.issuer.orders_per_3h;
         if let Err(until) = self
@@ -244,12 +245,12 @@ fn out_of_orders(key: &SecretRef, fresh: &RenewalTarget, quota: u32, until: Unix
 }
 
 /// Open orders, of the namespace or of all, leave no room for another one.
-fn too_many_open(key: &SecretRef) -> Outcome {
-    let until = UnixTime::now() + ROOM_AGAIN;
+fn too_many_open(key: &SecretRef, shared: &Shared) -> Outcome {
+    let (until, namespace) = (UnixTime::now() + ROOM_AGAIN, &key.namespace);
     let note = format!(
-        "too many names wait in open orders, of namespace {} or of all; this one is ordered when others are done, or no \
-         longer asked for: cert-renew status -n {} shows what they wait for",
-        key.namespace, key.namespace
+        "too many names wait in open orders, of namespace {namespace} or of all; this one is ordered when others are done, \
+         or no longer asked for: {} shows what they wait for",
+        shared.command(&format!("cert-renew status -n {namespace}"))
     );
     waits(key, until, note)
 }

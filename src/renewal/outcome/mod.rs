@@ -54,10 +54,14 @@ impl Renewal<'_> {
             Hold::BackOff { .. } => {
                 return Outcome::Later(until, self.shared.renewal_error(self.key));
             }
-            Hold::TooYoung { .. } => format!(
-                "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until} (cert-renew \
-             renew --force asks at once, within the number of certificates a week that CAs allow)"
-            ),
+            Hold::TooYoung { .. } => {
+                let renew = format!("cert-renew renew --force {}", self.key);
+                format!(
+                    "the certificate is younger than a tenth of its lifetime; a new one is asked for after {until} ({} asks \
+                 at once, within the number of certificates a week that CAs allow)",
+                    self.shared.command(&renew)
+                )
+            }
             Hold::TooMany { .. } => format!(
                 "{} certificates for these names were issued within {window}, and CAs count them; the next one is asked for \
              after {until}",

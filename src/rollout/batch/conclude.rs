@@ -86,9 +86,9 @@ impl Rolled<'_> {
             Conclusion::Incomplete(lacking) => return self.incomplete(now, &lacking).await,
             Conclusion::Halted(workload, why) => {
                 let note = format!(
-                    "{workload} did not take the new {} up ({why}); the others keep what they have. Look at it, then: \
-                 cert-renew resume {key}",
-                    request.changed.in_words()
+                    "{workload} did not take the new {} up ({why}); the others keep what they have. Look at it, then: {}",
+                    request.changed.in_words(),
+                    shared.command(&format!("cert-renew resume {key}"))
                 );
                 let mut written = vec![(keys::USED_BY, self.used_by(now, Some(&workload), None))];
                 written.extend(shared.state_note(key, |facts| {

@@ -117,10 +117,9 @@ impl Rollouts {
                     recorded.push((request, (ticket, held)));
                 }
                 Decision::Halted(note) => {
-                    let why = format!(
-                        "halted at {}: cert-renew resume {namespace}/{}",
-                        note.workload, request.secret
-                    );
+                    let resume = format!("cert-renew resume {namespace}/{}", request.secret);
+                    let resume = self.shared.command(&resume);
+                    let why = format!("halted at {}: {resume}", note.workload);
                     let again = look_again(UnixTime::now(), &request);
                     ticket.finish(Finished::Later(again, Some(why.into())));
                     room.give_back(weight(&request, &held));

@@ -157,10 +157,11 @@ pub(super) fn overruled(shared: &Shared, key: &SecretRef, uid: &str, opens: Unix
 
 /// Reports that the Secret holds an earlier certificate than its workloads have.
 pub(super) fn older(shared: &Shared, key: &SecretRef, request: &Request, why: &str) {
+    let renew = shared.command(&format!("cert-renew renew --force {key}"));
     let note = format!(
         "the Secret holds an earlier certificate than its workloads have, as after a backup was restored: it is valid until \
          {}, and {why}. The workloads are restarted for what the Secret holds. If that is not meant, put the later one \
-         back, or have a new one issued: cert-renew renew --force {key}",
+         back, or have a new one issued: {renew}",
         request.not_after
     );
     tracing::warn!(secret = %key, note, "an earlier certificate is back");

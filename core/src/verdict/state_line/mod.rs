@@ -4,6 +4,8 @@
 //! they are news. Pure. Both are for people and are never read as settings: a forged value misleads its reader until
 //! the next write. A line is written with writes that happen anyway; a date that moves is no reason to write.
 
+use std::sync::Arc;
+
 use crate::assess::Assessment;
 use crate::index::Entry;
 use crate::schedule::due::{AriPolicy, Never};
@@ -11,7 +13,7 @@ use crate::secret::settings::{Blocks, Problem};
 use crate::secret::workload::RolloutMode;
 use crate::secret::{SecretRef, keys};
 use crate::time::UnixTime;
-use crate::verdict::{State, Why, unrolled};
+use crate::verdict::{NAMESPACE, State, Why, for_operator_in, unrolled};
 
 /// Longest line, in characters: `kubectl describe` cuts values at 140.
 const LONGEST: usize = 139;
@@ -52,6 +54,8 @@ pub struct Facts {
     pub halted_at: Option<String>,
     /// The first problem of the annotations that blocks renewals, and the first that blocks rollouts.
     pub blocked_by: [Option<String>; 2],
+    /// The operator's namespace, which commands name where they would not look there; none: where they look.
+    pub operator: Option<Arc<str>>,
 }
 
 impl Facts {
@@ -62,6 +66,16 @@ impl Facts {
             entry,
             halted_at: None,
             blocked_by: [None, None],
+            operator: None,
+        }
+    }
+
+    /// The same, told by the operator in this namespace.
+    #[must_use]
+    pub fn told_in(self, namespace: &Arc<str>) -> Self {
+        Self {
+            operator: Some(Arc::clone(namespace)),
+            ..self
         }
     }
 
@@ -151,9 +165,11 @@ pub fn line(now: UnixTime, key: &SecretRef, facts: &Facts) -> StateLine {
         ),
         State::RolloutFailing if seen.halted => {
             let workload = facts.halted_at.as_deref().unwrap_or("a workload");
+            let operator = facts.operator.as_deref().unwrap_or(NAMESPACE);
+            let resume = for_operator_in(operator, &format!("cert-renew resume {key}"));
             stays(
                 &format!("halted: {workload} did not take the certificate up"),
-                &format!("; then: cert-renew resume {key}"),
+                &format!("; then: {resume}"),
             )
         }
         State::RolloutFailing => stays(&error(&entry.rollout_error, "see its Events"), ""),

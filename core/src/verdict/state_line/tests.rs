@@ -51,7 +51,7 @@ type Change = fn(&mut Facts);
 
 #[test]
 fn each_state_is_said_in_short_with_its_cause() {
-    let cases: [(Change, &str, bool); 21] = [
+    let cases: [(Change, &str, bool); 22] = [
         (
             |_| {},
             "ok; renews 2023-12-14T22:13Z by its lifetime",
@@ -163,6 +163,17 @@ fn each_state_is_said_in_short_with_its_cause() {
                 it.halted_at = Some("deployment/web".into());
             },
             "rollout_failing: halted: deployment/web did not take the certificate up; then: cert-renew resume shop/tls",
+            true,
+        ),
+        (
+            |it| {
+                is_unrolled(it);
+                it.entry.observed.halted = true;
+                it.halted_at = Some("deployment/web".into());
+                it.operator = Some("ops".into());
+            },
+            "rollout_failing: halted: deployment/web did not take the certificate up; then: cert-renew resume shop/tls \
+             --operator-namespace ops",
             true,
         ),
         (

@@ -72,6 +72,14 @@ fn a_problem_says_what_was_meant_and_what_there_is() {
             &["separate them by ','"],
         ),
         (
+            &[("issuer", "external"), ("names", "a.shop.example;")],
+            &["\"a.shop.example;\": expected"],
+        ),
+        (
+            &[("issuer", "external"), ("names", "a.shop.example;")],
+            &["separate them by ','"],
+        ),
+        (
             &[("issuer", "external"), ("nmaes", "a.shop.example")],
             &["did you mean cert-renew.io/names?"],
         ),

@@ -87,10 +87,11 @@ fn shown_key(key: &str) -> String {
     if plain { key.to_string() } else { shown(key) }
 }
 
-/// What to do about an item that is two, between which something else than a separator stands.
-fn separator_hint(item: &str) -> &'static str {
-    let pieces = item.split([';', '|', ' ', '\t']).map(str::trim);
-    if pieces.filter(|piece| !piece.is_empty()).count() > 1 {
+/// What to do about an item that does not parse, where something else than a comma stands between two items, or after one;
+/// the end of a message about it.
+#[must_use]
+pub fn separator_hint(item: &str) -> &'static str {
+    if item.contains([';', '|']) || item.split_whitespace().count() > 1 {
         "; separate them by ','"
     } else {
         ""

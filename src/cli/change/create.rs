@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use cert_renew_core::config::{Config, Labels};
 use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::keys;
+use cert_renew_core::secret::settings::separator_hint;
 use cert_renew_core::secret::settings::values::is_label;
-use cert_renew_core::text::name::Name;
+use cert_renew_core::text::name::{Name, NotAName};
 use cert_renew_core::text::shown;
 use cert_renew_core::verdict::for_operator_in;
 use clap::{Parser, ValueEnum};
@@ -152,14 +153,18 @@ async fn names(
         (None, Some(from), Some(client), Some(namespace)) => hosts(client, namespace, from).await?,
         (names, ..) => names.clone().unwrap_or_default(),
     };
+    parsed(&text)
+}
+
+fn parsed(names: &str) -> Result<Vec<Name>, Failure> {
     let parse = |text: &str| {
         let text = text.trim();
-        text.parse()
-            .map_err(|error: cert_renew_core::text::name::NotAName| {
-                Failure::new(&format!("name {text:?}"), &error)
-            })
+        text.parse().map_err(|error: NotAName| {
+            let Failure(why) = Failure::new(&format!("name {text:?}"), &error);
+            Failure(why + separator_hint(text))
+        })
     };
-    text.split(',').map(parse).collect()
+    names.split(',').map(parse).collect()
 }
 
 /// The Secret as it is made. `kubernetes.io/tls` has to have both keys, and who applies such a manifest again writes them
@@ -284,4 +289,21 @@ async fn hosts(client: &Client, namespace: &str, from: &str) -> Result<String, F
         return Err(Failure(format!("Ingress {namespace}/{name} names no host")));
     }
     Ok(hosts.into_iter().collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_another_separator_are_refused_with_the_right_one() {
+        let two = parsed("a.example, b.example").unwrap();
+        assert_eq!(two.len(), 2);
+        for wrong in ["a.example; b.example", "a.example b.example", "a.example;"] {
+            let Failure(why) = parsed(wrong).unwrap_err();
+            assert!(why.ends_with("; separate them by ','"), "{why}");
+        }
+        let Failure(why) = parsed("a..example").unwrap_err();
+        assert!(!why.contains("separate"), "{why}");
+    }
 }

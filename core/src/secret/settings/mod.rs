@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::certificate::{Fingerprint, KeyType};
 use crate::secret::annotations::Reader;
-pub use crate::secret::annotations::{Blocks, MAX_ITEMS, Problem};
+pub use crate::secret::annotations::{Blocks, MAX_ITEMS, Problem, separator_hint};
 use crate::secret::data::outputs::{Output, is_data_key};
 use crate::secret::keys;
 use crate::secret::parts::Parts;

@@ -1,6 +1,6 @@
 //! What `revoke` and `resume` promise.
 
-use test_bench::objects::{FRESH, Space, pair};
+use test_bench::objects::{FRESH, Pair, Space, pair};
 use test_bench::{Bench, Result, ensure};
 
 use crate::command::said;
@@ -33,6 +33,13 @@ async fn revoke_and_resume_promise_nothing_that_would_not_happen() -> Result<()>
     ] {
         space.tls_secret(name, Some(&fresh), &annotations).await?;
     }
+    let mismatched = Pair {
+        key: pair(&["a.example"], FRESH)?.key,
+        ..fresh.clone()
+    };
+    space
+        .tls_secret("mismatched", Some(&mismatched), &[ours, halted])
+        .await?;
     let place = ["-n", &space.name, "--operator-namespace", &space.name];
     let types = |command: &[&str]| -> Result<(i32, String)> {
         let output = run(&[command, &place].concat(), Some(bench.kubeconfig()))?;
@@ -81,6 +88,12 @@ async fn revoke_and_resume_promise_nothing_that_would_not_happen() -> Result<()>
             "misread",
             false,
             "an annotation is invalid: cert-renew.io/verify",
+        ),
+        (
+            "mismatched",
+            false,
+            "mismatched would not go on: its certificate and key cannot be used: the private key is not the one of the \
+             certificate",
         ),
         ("shut", true, "goes on when its change window opens, at 20"),
         // Its certificate is revoked, so that another is about to take its place.

@@ -1,18 +1,22 @@
 //! `cert-renew resume`, and what the commands share that read and annotate one Secret with the user's own rights.
 //!
-//! The operator does the work; the commands write what a user could write with kubectl.
+//! The operator does the work; the commands write what a user could write with kubectl. A private key is decoded only to see
+//! whether it is the certificate's.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::process::ExitCode;
 
 use cert_renew_core::assess;
+use cert_renew_core::certificate::pair::{self, PairFault};
 use cert_renew_core::config::Config;
 use cert_renew_core::rollout::HaltNote;
+use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::object::thin::ThinSecret;
-use cert_renew_core::secret::settings::{NamespaceDefaults, Settings};
+use cert_renew_core::secret::settings::{IssuerRef, NamespaceDefaults, Settings};
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::{SecretRef, keys};
+use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use clap::Parser;
 use kube::Client;
@@ -61,6 +65,14 @@ pub(in crate::cli) fn resume(args: Resume) -> CommandResult {
         }
         let waits_for = without_halt(UnixTime::now(), &secret, operator.config.as_ref());
         let waits_for = waits_for.map_err(|why| Failure(format!("{namespace}/{name} {why}")))?;
+        // What a renewal is about to replace need not fit.
+        if !waits_for.renewal
+            && let Some(why) = unfit(&client, &secret, operator.config.as_ref()).await?
+        {
+            return Err(Failure(format!(
+                "{namespace}/{name} would not go on: {why}"
+            )));
+        }
         // Without the note the failed workload would be first again, and hold the others back again.
         let resumed = halted.parse().ok().map(|note: HaltNote| {
             let note = HaltNote {
@@ -108,10 +120,7 @@ fn without_halt(
 ) -> Result<WaitsFor, String> {
     let stays = |why: String| format!("would not go on: {why}");
     let head = &secret.head;
-    let (unset, none) = (NamespaceDefaults::default(), BTreeMap::new());
-    let defaults = config.map_or(&unset, |config| config.namespace(head.namespace()));
-    let annotations = head.annotations().unwrap_or(&none);
-    let (settings, _) = Settings::read(annotations, head.managed, defaults);
+    let settings = settings_of(secret, config);
     let passed_over = settings.and_then(|settings| passed_over(secret, &settings, config));
     match passed_over {
         Some(PassedOver::Nothing(why)) => return Err(stays(why)),
@@ -159,6 +168,53 @@ fn without_halt(
 
 fn is_paused() -> String {
     format!("it is paused, by {}", keys::PAUSED)
+}
+
+fn settings_of(secret: &ThinSecret, config: Option<&Config>) -> Option<Settings> {
+    let head = &secret.head;
+    let (unset, none) = (NamespaceDefaults::default(), BTreeMap::new());
+    let defaults = config.map_or(&unset, |config| config.namespace(head.namespace()));
+    let annotations = head.annotations().unwrap_or(&none);
+    Settings::read(annotations, head.managed, defaults).0
+}
+
+/// Why no workload is restarted for what a Secret holds, if so.
+async fn unfit(
+    client: &Client,
+    secret: &ThinSecret,
+    config: Option<&Config>,
+) -> Result<Option<String>, Failure> {
+    let settings = settings_of(secret, config);
+    let external = settings.is_some_and(|it| it.issuer == IssuerRef::External);
+    let fault = pair_fault(client, secret, external).await?;
+    // What no server can load is written in another form by the operator.
+    let fault = fault.filter(|it| external || !matches!(it, PairFault::Unservable(_)));
+    let in_words = |it: PairFault| {
+        format!(
+            "its certificate and key cannot be used: {}",
+            error_chain(&it)
+        )
+    };
+    Ok(fault.map(in_words))
+}
+
+/// What is wrong with the pair of a Secret, which is read again with its key.
+pub(super) async fn pair_fault(
+    client: &Client,
+    secret: &ThinSecret,
+    external: bool,
+) -> Result<Option<PairFault>, Failure> {
+    let (namespace, name) = (secret.head.namespace(), secret.head.name());
+    let api: Api<FullSecret> = Api::namespaced(client.clone(), namespace);
+    let full = api.get(name).await;
+    let full =
+        full.map_err(|error| Failure::new(&format!("reading Secret {namespace}/{name}"), &error))?;
+    let (certificate, private_key) = full.pair();
+    let look = pair::Look {
+        external,
+        der: full.place().der,
+    };
+    Ok(pair::check_rollable(certificate, private_key, UnixTime::now(), look).err())
 }
 
 pub(in crate::cli) async fn get(

@@ -10,11 +10,9 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cert_renew_core::certificate::pair;
 use cert_renew_core::config::Labels;
 use cert_renew_core::rollout::HaltNote;
 use cert_renew_core::secret::keys;
-use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::object::thin::{CertificateState, ThinSecret};
 use cert_renew_core::secret::settings::FORCE;
@@ -25,13 +23,13 @@ use cert_renew_core::verdict::for_operator_in;
 use clap::Parser;
 use futures::future::join_all;
 use kube::Client;
-use kube::api::{Api, ListParams};
+use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 pub(super) use self::verdict::Verdict;
 use self::verdict::{Wish, verdict};
-use super::secret::{annotate, get};
+use super::secret::{annotate, get, pair_fault};
 use crate::cli::connection::kube_flags::{OperatorNamespace, Scope};
 use crate::cli::connection::operator::Operator;
 use crate::cli::output::plain;
@@ -215,17 +213,7 @@ async fn is_broken(client: &Client, secret: &ThinSecret) -> Result<bool, Failure
     if !matches!(secret.certificate(), CertificateState::Leaf(_)) {
         return Ok(false);
     }
-    let (namespace, name) = (secret.head.namespace(), secret.head.name());
-    let api: Api<FullSecret> = Api::namespaced(client.clone(), namespace);
-    let full = api.get(name).await;
-    let full =
-        full.map_err(|error| Failure::new(&format!("reading Secret {namespace}/{name}"), &error))?;
-    let (certificate, private_key) = full.pair();
-    let look = pair::Look {
-        external: false,
-        der: full.place().der,
-    };
-    Ok(pair::check_rollable(certificate, private_key, UnixTime::now(), look).is_err())
+    Ok(pair_fault(client, secret, false).await?.is_some())
 }
 
 /// The Secrets that the command line names.

@@ -65,6 +65,7 @@ mod private_cas;
 mod promised;
 mod propagation;
 mod questions;
+mod quoted;
 mod reader;
 mod refused;
 mod reload;

@@ -302,6 +302,20 @@ fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
     Ok(())
 }
 
+/// A line of the log, as docs/install.md shows it.
+fn is_on_the_page(line: &str) -> Result<()> {
+    let told: Value = serde_json::from_str(line)?;
+    let text = |field: &str| told[field].as_str().unwrap_or_default().to_owned();
+    let fields = ["verbs", "resource", "namespace", "needed_for"];
+    let fields = fields.map(|it| format!("{it}={:?}", text(it))).join(" ");
+    let shown = format!("\n{} {} {fields}\n", text("level"), text("message"));
+    ensure!(
+        include_str!("../docs/install.md").contains(&shown),
+        "{shown}"
+    );
+    Ok(())
+}
+
 /// One right is taken away: the log names it and what it is for, and the operator goes on.
 #[tokio::test]
 async fn a_missing_right_is_named_at_the_start() -> Result<()> {
@@ -339,6 +353,9 @@ async fn a_missing_right_is_named_at_the_start() -> Result<()> {
         {
             ensure!(line.contains(kind) && line.contains("patch"), "{line}");
             ensure!(line.contains("restart them by one annotation"), "{line}");
+            if kind == "daemonsets" {
+                is_on_the_page(line)?;
+            }
         }
         Ok(())
     })

@@ -322,6 +322,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_record_is_the_one_that_the_page_shows() {
+        let issuers = ["ca.example".to_owned()];
+        let ca = Ca {
+            issuers: &issuers,
+            directory: "https://ca.example/directory",
+            account: "https://ca.example/acme/acct/123",
+            named: None,
+        };
+        let name = "*.example.com".parse().unwrap();
+        let wanted = Wanted::new(&name, ca, &[]).unwrap();
+        let record = quoted(&wanted.value());
+        let shown = format!("\n{LABEL}.{}. IN TXT {record}\n", wanted.name);
+        assert!(
+            include_str!("../../docs/solvers.md").contains(&shown),
+            "{shown}"
+        );
+    }
+
+    #[test]
     fn a_record_proves_the_name_or_its_fault_is_told() {
         for (record, apex, wildcard) in [
             ("ca.example; accounturi=URI", None, Some("policy=wildcard")),

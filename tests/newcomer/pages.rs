@@ -41,28 +41,73 @@ const LAST: [&str; 2] = ["docs/admission.md", "docs/install.md"];
 const BY_LINE: [&str; 1] = ["docs/command.md"];
 
 /// What the pages say that a command does, as words of its output, where they do not show it whole.
-const PROMISED: [(&str, &str); 14] = [
+const PROMISED: [(&str, &str); 33] = [
     (
         "cert-renew renew shop/shop-tls --wait",
         "and the workloads have it",
     ),
+    (
+        "cert-renew renew --all -n shop",
+        "shop/api-tls: asked for\nshop/shop-tls: asked for\n",
+    ),
     ("cert-renew status -A --sort-by state", "api-tls"),
+    ("cert-renew status -A --sort-by state", "PROBLEM"),
+    (
+        "cert-renew status -n shop --expiring 30d",
+        "no annotated Secret in namespace shop matches",
+    ),
+    ("cert-renew status shop/shop-tls shop/api-tls", "api-tls "),
+    ("cert-renew status shop/shop-tls shop/api-tls", "shop-tls "),
+    ("for cluster in one two three", "api-tls"),
+    ("cert-renew describe shop/shop-tls", "\nState: "),
+    ("cert-renew describe shop/shop-tls", "\nRenews: "),
     ("cert-renew describe shop/shop-tls", "letsencrypt"),
-    ("cert-renew plan -n shop", "deployment/web"),
+    ("cert-renew describe shop/shop-tls", "\nLimits: "),
+    ("cert-renew describe shop/shop-tls", "\nWorkloads: "),
+    ("cert-renew describe shop/shop-tls", "\nEvents:"),
+    ("cert-renew plan -n shop", "deployment/web(restart: volume "),
+    ("cert-renew plan -n shop", "RESTARTS"),
     ("cert-renew adopt", "1 adopted"),
-    ("cert-renew config check", "ok"),
+    ("cert-renew config check", ": ok, 1 issuer: "),
     ("rollout status", "successfully rolled out"),
-    ("cert-renew create shop/", "-tls"),
+    ("cert-renew create shop/", "-tls: "),
+    (
+        "cert-renew create gateways/",
+        "gateways/shop-tls: made, for shop.example.com",
+    ),
+    (
+        "kubectl apply -k examples/first",
+        "deployment.apps/cert-renew created",
+    ),
+    (
+        "kubectl apply -f examples/reload/app.yaml",
+        "secret/shop-tls ",
+    ),
+    (
+        "create secret generic cloudflare",
+        "secret/cloudflare created",
+    ),
     ("apply -k deploy/admission", "validatingadmissionpolicy"),
     (
         "apply -f rbac/addons/",
         "rbac.authorization.k8s.io/cert-renew",
     ),
+    (
+        "create rolebinding cert-renew-viewer",
+        "rolebinding.rbac.authorization.k8s.io/cert-renew-viewer created",
+    ),
+    (
+        "create clusterrolebinding cert-renew-viewer",
+        "clusterrolebinding.rbac.authorization.k8s.io/cert-renew-viewer created",
+    ),
     ("get configmaps -L state.cert-renew.io/state", "STATE"),
     ("annotate secret shop-tls", "secret/shop-tls annotated"),
+    ("annotate secret nginx-tls", "secret/nginx-tls annotated"),
     ("label secret ", "labeled"),
     ("| kubectl delete -f -", "deleted"),
 ];
+/// Commands that print nothing where there is nothing, as their page says.
+const SILENT: [&str; 1] = ["cert-renew status -A --expiring 30d --no-headers"];
 
 /// What a page needs beside the usual.
 fn before(page: &str) -> &'static str {
@@ -236,6 +281,8 @@ impl<'a> Walk<'a> {
             let is_kept = !text.contains(command) || said(&output).contains(promised);
             ensure!(is_kept, "{text}: no {promised:?}: {}", said(&output));
         }
+        let is_silent = output.stdout.is_empty() || !SILENT.contains(&text.trim());
+        ensure!(is_silent, "{text}: {}", said(&output));
         Ok(output)
     }
 

@@ -1,13 +1,13 @@
 // What the server does for a link or a form, done in the page where all rows are here: nothing needs this script.
 (() => {
   "use strict";
-  // The page asks again every minute while it is seen and nobody types, unless its box is unticked.
+  // The page asks again every minute while it is seen, nobody types and nothing is unfolded, unless its box is unticked.
   const box = document.querySelector("#refresh"), kept = "cert-renew.refresh";
   box.checked = sessionStorage.getItem(kept) !== "no";
   box.parentNode.hidden = false;
   box.addEventListener("change", () => sessionStorage.setItem(kept, box.checked ? "yes" : "no"));
   setInterval(() => {
-    const busy = document.hidden || document.activeElement?.form || String(getSelection());
+    const busy = document.hidden || document.activeElement?.form || document.querySelector("details[open]") || String(getSelection());
     if (box.checked && !busy) location.reload();
   }, 60_000);
 

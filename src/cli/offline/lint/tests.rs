@@ -41,7 +41,7 @@ fn files_are_judged() {
         ("glued.pem", 2, "OpenSSL (nginx, HAProxy, Apache) and Go"),
         ("broken-request.pem", 2, "it is a certificate request"),
         ("rsa-pss.key", 2, "the private key is RSA-PSS"),
-        ("common-name-only.pem", 1, "in the common name only"),
+        ("common-name-only.pem", 1, "only in the common name"),
         ("self-signed.pem", 1, "self-signed"),
         ("empty-san.pem", 2, "it is for no name"),
         (

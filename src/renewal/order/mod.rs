@@ -9,6 +9,7 @@ pub(super) mod timing;
 
 use std::time::Duration;
 
+use cert_renew_core::assess;
 use cert_renew_core::schedule::due::Due;
 use cert_renew_core::schedule::rate_limits;
 use cert_renew_core::secret::SecretRef;
@@ -23,6 +24,7 @@ use crate::acme::{self, OrderRequest};
 use crate::cluster;
 use crate::cluster::order_records::{self, Record};
 use crate::context::Shared;
+use crate::process::permit::{Look, Permit};
 use crate::renewal::challenges::ways::{self, ProofPlan};
 use crate::renewal::order::record::give_back;
 use crate::renewal::order::timing::took;
@@ -63,6 +65,7 @@ impl Renewal<'_> {
         }
         let prepared = self.check_before_order(&fresh, &client, &names).await;
         let profile = prepared.map_err(ours)?;
+        let permit = self.may_still_order(&fresh, &names).await.map_err(ours)?;
         let proving = self.all.validations.begin(
             &self.shared.ledger,
             &fresh.issuer_name,
@@ -94,18 +97,20 @@ impl Renewal<'_> {
             not_after: fresh.lifetime().map(|it| UnixTime::now() + it),
             replaces: replaced.as_ref(),
         };
-        let mut order = client.new_order(&names, request).await;
-        if { order.as_ref().err() }.is_some_and(acme::Error::may_be_the_key)
+        let mut order = new_order(permit, &client, &names, request).await;
+        let is_the_key = matches!(&order, Err(Failure::Acme(error)) if error.may_be_the_key());
+        if is_the_key
             && matches!(
                 self.all.issuers.account_is_new(&fresh.issuer_name).await,
                 Ok(true)
             )
         {
             let ready = { self.all.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
-            client = ready.map_err(|error| Failure::from(error).about(&fresh))?;
-            order = client.new_order(&names, request).await;
+            client = ready.map_err(|error| ours(error.into()))?;
+            let permit = self.may_still_order(&fresh, &names).await.map_err(ours)?;
+            order = new_order(permit, &client, &names, request).await;
         }
-        let mut order = order.map_err(|error| Failure::from(error).about(&fresh))?;
+        let mut order = order.map_err(ours)?;
         let begun = async {
             let pem = key_choice.key().await?.to_pem()?;
             let plan = async {
@@ -175,6 +180,49 @@ impl Renewal<'_> {
         let profile = fresh.profile(client).await?;
         self.foresee(fresh, client, names).await?;
         Ok(profile)
+    }
+
+    /// Permission to ask the CA for the order, after the last wait before it: the Secret is still there and due, and
+    /// asks for the same.
+    async fn may_still_order(
+        self,
+        fresh: &RenewalTarget,
+        names: &[Name],
+    ) -> Result<Permit<()>, Failure> {
+        let (waited, now) = (Instant::now(), UnixTime::now());
+        let (look, seen) = Look::take(self.read(now)).await?;
+        let seen = seen.map(|it| it.at(&self.shared.config(), &fresh.issuer_name));
+        if !seen.is_some_and(|it| it.asks_as(fresh, names, now)) {
+            return Err(Failure::Unwanted);
+        }
+        Look::permit([&look], waited, ()).ok_or(Failure::Outdated)
+    }
+}
+
+/// Asks the CA for the order.
+async fn new_order(
+    permit: Permit<()>,
+    client: &acme::Client,
+    names: &[Name],
+    request: OrderRequest<'_>,
+) -> Result<acme::Order, Failure> {
+    permit.spend().ok_or(Failure::Outdated)?;
+    Ok(client.new_order(names, request).await?)
+}
+
+impl RenewalTarget {
+    /// Whether it may be renewed now, by an order as it was prepared for an earlier look at the same Secret.
+    fn asks_as(&self, earlier: &Self, names: &[Name], now: UnixTime) -> bool {
+        let leaf = |of: &Self| of.leaf().map(|leaf| leaf.fingerprint);
+        self.uid() == earlier.uid()
+            && self.secret.head.digest() == earlier.secret.head.digest()
+            && leaf(self) == leaf(earlier)
+            && self.issuer_name == earlier.issuer_name
+            && self.issuer.directory == earlier.issuer.directory
+            && self.names_to_order() == names
+            && self.assessment.renewal.is_ok_and(|due| due.at <= now)
+            && self.assessment.opens.is_none()
+            && assess::left_alone(&self.secret.head).is_none()
     }
 }
 
@@ -326,4 +374,105 @@ fn texts(names: &[Name]) -> Vec<String> {
     let more = (more > 0).then(|| format!("and {more} more"));
     let first = names.iter().take(MOST_LOGGED).map(Name::to_string);
     first.chain(more).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use cert_renew_core::config::Config;
+    use http::{Request, Response};
+    use kube::Client;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+    use tower::service_fn;
+
+    use super::*;
+    use crate::context::tests::with;
+    use crate::renewal::renewals::Renewals;
+
+    /// An API server that has this Secret, or none, and no other object.
+    fn serving(secret: &Arc<Mutex<Option<Value>>>) -> Client {
+        let secret = Arc::clone(secret);
+        let server = service_fn(move |_: Request<Body>| {
+            let found = secret.lock().clone();
+            let status: u16 = if found.is_some() { 200 } else { 404 };
+            let gone = || {
+                json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 404,
+                    "reason": "NotFound", "message": "secrets \"tls\" not found",
+                })
+            };
+            let body = found.unwrap_or_else(gone).to_string();
+            let answer = Response::builder().status(status);
+            let answer = answer.body(Body::from(body.into_bytes())).unwrap();
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        Client::new(server, "cert-renew")
+    }
+
+    #[tokio::test]
+    async fn nothing_is_ordered_for_a_secret_that_has_changed_while_its_order_was_prepared() {
+        let made = |uid: &str, more: (&str, &str)| {
+            let mut annotations =
+                json!({"cert-renew.io/issuer": "le", "cert-renew.io/names": "a.example"});
+            annotations[more.0] = more.1.into();
+            let metadata = json!({
+                "name": "tls", "namespace": "shop", "uid": uid, "resourceVersion": "1",
+                "annotations": annotations,
+            });
+            json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata,
+                "data": {},
+            })
+        };
+        let none = ("example.com/note", "x");
+        let mut immutable = made("u", none);
+        immutable["immutable"] = true.into();
+        let secret = Arc::default();
+        let (shared, in_force) = with(serving(&secret));
+        let config = "issuers: {le: {directory: https://ca.example/dir, \
+                      allow: [{namespaces: [shop], names: [a.example, b.example]}]}}";
+        in_force.send_replace(Arc::new(Config::parse(config).unwrap()));
+        let renewals = Renewals::new(shared);
+        let key = SecretRef::new("shop", "tls");
+        let renewal = renewals.of(&key);
+        for (later, may, why) in [
+            (Some(made("u", none)), true, "it is as it was"),
+            (
+                Some(made("u", ("example.com/note", "y"))),
+                true,
+                "what others write",
+            ),
+            (None, false, "deleted"),
+            (Some(made("v", none)), false, "deleted and made again"),
+            (
+                Some(made("u", ("cert-renew.io/names", "b.example"))),
+                false,
+                "other names",
+            ),
+            (
+                Some(made("u", ("cert-renew.io/paused", "true"))),
+                false,
+                "paused",
+            ),
+            (
+                Some(made("u", ("cert-renew.io/key-type", "rsa-2048"))),
+                false,
+                "another key",
+            ),
+            (Some(immutable), false, "it can no longer be written"),
+        ] {
+            *secret.lock() = Some(made("u", none));
+            let fresh = renewal.read(UnixTime::now()).await.ok().flatten().unwrap();
+            let names = fresh.names_to_order();
+            *secret.lock() = later;
+            let permit = renewal.may_still_order(&fresh, &names).await;
+            assert_eq!(permit.is_ok(), may, "{why}");
+            let unwanted = matches!(permit, Err(Failure::Unwanted));
+            assert_eq!(unwanted, !may, "{why}");
+        }
+    }
 }

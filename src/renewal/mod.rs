@@ -76,8 +76,18 @@ impl Renewals {
 }
 
 impl Renewal<'_> {
-    /// Abandons the order of a Secret that is gone or no longer annotated.
+    /// Abandons the order of a Secret that is gone or no longer annotated. An order may have hundreds of TXT records, and
+    /// its DNS host may be slow: the record of one that takes too long stays, as after an error.
     pub async fn abandon(self) {
+        if timeout(self.all.longest, self.abandoned()).await.is_err() {
+            tracing::warn!(
+                secret = %self.key,
+                "an order that is no longer wanted could not be given up in time; its record stays until the next start"
+            );
+        }
+    }
+
+    async fn abandoned(self) {
         let record = match self.running().await {
             Ok(Some(record)) => record,
             Ok(None) => return,
@@ -217,5 +227,20 @@ mod tests {
         renewals.run(ticket).await;
         assert_eq!(begun.elapsed(), longest);
         assert!(done.recv().await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_cannot_be_given_up_is_left_after_a_while_with_its_record() {
+        let (shared, _in_force) = without_an_answer();
+        let mut renewals = Renewals::new(shared);
+        // Sooner than any deadline of its parts.
+        let longest = Duration::from_millis(1);
+        renewals.longest = longest;
+        let key = SecretRef::new("shop", "tls");
+        renewals.running_orders.insert(&key, 1);
+        let begun = tokio::time::Instant::now();
+        renewals.of(&key).abandon().await;
+        assert_eq!(begun.elapsed(), longest);
+        assert!(renewals.running_orders.contains(&key));
     }
 }

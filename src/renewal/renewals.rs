@@ -57,7 +57,7 @@ pub struct Renewals {
     pub(super) dns01: dns01::Solver,
     /// The Ingresses and HTTPRoutes of ours, with their users.
     pub(super) routes: SharedRoutes,
-    /// Longest renewal: it gives its place back after this, whatever it waits for.
+    /// Longest renewal: it gives its place back after this, whatever it waits for. An order is given up no longer.
     pub(super) longest: Duration,
 }
 

@@ -21,6 +21,7 @@ use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::secret::workload::{RolloutMode, WorkloadRef};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
+use tokio::time::{sleep, timeout};
 
 use super::held::Age;
 use super::notify;
@@ -30,6 +31,8 @@ use crate::rollout::rollouts::Rollouts;
 
 /// Pause between two namespaces, so that a start does not make the API server list all their workloads at once.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Longest look at one namespace, however many Secrets and workloads it has: the others wait for it.
+const ONE_NAMESPACE: Duration = Duration::from_secs(60);
 /// Most write conflicts in a row on a Secret before it is left for later: something writes it all the time.
 const TRIES: usize = 3;
 /// How far in the past notBefore may be when a certificate is issued (Let's Encrypt).
@@ -38,8 +41,8 @@ const BACKDATED: Duration = Duration::from_secs(3_600);
 const OUR_WRITE: Duration = Duration::from_secs(60);
 
 impl Rollouts {
-    /// Looks at all namespaces that this process has not yet looked at. One that cannot be listed waits for the next
-    /// term.
+    /// Looks at all namespaces that this process has not yet looked at. One that cannot be listed, or takes too long, waits
+    /// for the next term.
     pub(crate) async fn look_at_records(&self) {
         let namespaces: BTreeSet<Arc<str>> = {
             let index = self.shared.read_index();
@@ -48,27 +51,46 @@ impl Rollouts {
             let compared = self.compared.lock();
             all.filter(|it| !compared.contains(it)).collect()
         };
+        self.look_at_each(namespaces).await;
+    }
+
+    async fn look_at_each(&self, namespaces: impl IntoIterator<Item = Arc<str>>) {
         for namespace in namespaces {
-            match self.roller().list(&namespace).await {
-                Ok(workloads) => {
-                    let mut all = true;
-                    let listed = Listed::of(&workloads);
-                    for secret in carried(&workloads) {
-                        let key = SecretRef::new(Arc::clone(&namespace), secret);
-                        all &= self.compare(&key, &listed).await;
-                    }
-                    if all {
-                        let mut compared = self.compared.lock();
-                        compared.insert(namespace);
-                    }
+            match timeout(ONE_NAMESPACE, self.look_at_one(&namespace)).await {
+                Ok(true) => {
+                    let mut compared = self.compared.lock();
+                    compared.insert(namespace);
                 }
-                Err(error) => {
-                    let error = error_chain(&error);
-                    tracing::info!(%namespace, error, "not known whether a backup was restored");
+                Ok(false) => {}
+                Err(_) => {
+                    tracing::info!(
+                        %namespace,
+                        "not known of all Secrets whether a backup was restored: the look at them takes too long, and the \
+                         next term goes on"
+                    );
                 }
             }
-            tokio::time::sleep(PAUSE).await;
+            sleep(PAUSE).await;
         }
+    }
+
+    /// Looks at one namespace; true once all of its Secrets are compared.
+    async fn look_at_one(&self, namespace: &Arc<str>) -> bool {
+        let workloads = match self.roller().list(namespace).await {
+            Ok(workloads) => workloads,
+            Err(error) => {
+                let error = error_chain(&error);
+                tracing::info!(%namespace, error, "not known whether a backup was restored");
+                return false;
+            }
+        };
+        let mut all = true;
+        let listed = Listed::of(&workloads);
+        for secret in carried(&workloads) {
+            let key = SecretRef::new(Arc::clone(namespace), secret);
+            all &= self.compare(&key, &listed).await;
+        }
+        all
     }
 }
 
@@ -235,14 +257,23 @@ impl Age {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use cert_renew_core::certificate::Fingerprint;
     use cert_renew_core::rollout::{ChangedKeys, Status, Strategy, leaf_annotation};
     use cert_renew_core::secret::parts::{ChainAndCa, Parts};
     use cert_renew_core::secret::workload::Kind;
     use cert_renew_core::testing::{slower_than_linear_in, workload};
+    use http::Response;
+    use kube::Client;
+    use kube::client::Body;
+    use parking_lot::Mutex;
     use serde_json::{Value, json};
+    use tokio::time::Instant;
+    use tower::service_fn;
 
     use super::*;
+    use crate::context::tests::with;
 
     const DAY: i64 = 86_400;
 
@@ -369,6 +400,33 @@ mod tests {
             None,
             "a CA that issues for a shorter time"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_takes_too_long_keeps_the_others_waiting_for_a_minute() {
+        let asked: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let told = Arc::clone(&asked);
+        // Its lists never end.
+        let server = service_fn(move |request: http::Request<Body>| {
+            let path = request.uri().path();
+            let namespace = path.split('/').skip_while(|it| *it != "namespaces").nth(1);
+            told.lock().extend(namespace.map(ToOwned::to_owned));
+            async {
+                sleep(Duration::from_secs(1)).await;
+                let page =
+                    json!({"metadata": {"resourceVersion": "1", "continue": "more"}, "items": []});
+                Ok::<_, Infallible>(Response::new(Body::from(page.to_string().into_bytes())))
+            }
+        });
+        let (shared, _) = with(Client::new(server, "cert-renew"));
+        let rollouts = Rollouts::new(shared, Arc::default());
+        let begun = Instant::now();
+        let looks = rollouts.look_at_each(["hostile".into(), "shop".into()]);
+        let looked = timeout(Duration::from_secs(3_600), looks).await;
+        assert!(looked.is_ok());
+        assert!(begun.elapsed() < (ONE_NAMESPACE + PAUSE + PAUSE) * 2);
+        assert!(asked.lock().contains("shop"));
+        assert!(rollouts.compared.lock().is_empty(), "the next term goes on");
     }
 
     #[test]

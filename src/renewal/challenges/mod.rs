@@ -172,6 +172,7 @@ impl Renewal<'_> {
             .try_for_each_concurrent(CHANGES, |txt| self.all.dns01.add(txt))
             .await?;
         let (config, resolvers) = (self.shared.config(), ResolverSet::default());
+        let places = dns01::LookPlaces::default();
         let started = Instant::now();
         let seen = records.iter().map(|txt| {
             let resolver = resolvers.get(config.resolvers(txt.of.parse().ok().as_ref()));
@@ -179,7 +180,8 @@ impl Renewal<'_> {
                 Wait::Briefly => PATIENCE.min(txt.solver.propagation.timeout),
                 Wait::ToTheEnd => txt.solver.propagation.timeout,
             };
-            async move { dns01::seen(nearby, &resolver?, txt, started + patience).await }
+            let manner = (nearby, &places);
+            async move { dns01::seen(manner, &resolver?, txt, started + patience).await }
         });
         match try_join_all(seen).await {
             Ok(_) => {

@@ -38,6 +38,7 @@ use kube::Client;
 use needs::Credentials;
 use provider::Provider;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cluster::order_records::Txt;
@@ -64,6 +65,9 @@ const REMOVALS: usize = 3;
 /// Longest wait for servers that do not answer once all others have the record: a dead one must not delay everything,
 /// and a slow one may still answer.
 const SILENCE: Duration = Duration::from_secs(20);
+/// Most records of one order that servers are asked for at the same time: each look has a socket for each server of the
+/// zone, and one that does not answer holds it for ten seconds.
+const LOOKS: usize = 16;
 
 /// Why a TXT record cannot be set, seen or removed.
 #[derive(Debug, Error)]
@@ -167,6 +171,16 @@ pub struct Solver {
     gate: WriteGate,
     /// Names that are being changed.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// Places for the looks at the records of one order. A look has one while it asks, and none while it waits to ask again.
+#[derive(Debug)]
+pub struct LookPlaces(Semaphore);
+
+impl Default for LookPlaces {
+    fn default() -> Self {
+        Self(Semaphore::new(LOOKS))
+    }
 }
 
 /// The TXT value of a key authorization (RFC 8555, section 8.4).
@@ -400,12 +414,12 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
 
 /// Waits until `deadline` for every server of the zone to have the record, or every resolver where the servers cannot
 /// be asked; `nearby` is where the CA is, which asks the same servers. Servers that do not answer are skipped after
-/// a while, as long as another one has it.
+/// a while, as long as another one has it. All records of an order share `places`.
 ///
 /// # Errors
 /// When some do not have it by then, or the servers cannot be found.
 pub async fn seen(
-    nearby: Nearby,
+    (nearby, places): (Nearby, &LookPlaces),
     resolver: &Resolver,
     txt: &Txt,
     deadline: Instant,
@@ -414,12 +428,18 @@ pub async fn seen(
     if propagation.check {
         let started = Instant::now();
         let silence = SILENCE.min(deadline.duration_since(started) / 2);
+        // It is never closed.
+        let place = || places.0.acquire();
+        let held = place().await;
         let mut authorities = authorities(nearby, resolver, txt).await?;
+        drop(held);
         let at = dns::name(&txt.at)?;
         let mut pause = FIRST_LOOK;
         let mut has_any = false;
         loop {
+            let held = place().await;
             let found = dns::look(&authorities, &at, &txt.value).await;
+            drop(held);
             let (mut lacking, mut silent) = (Vec::new(), Vec::new());
             for (name, sight) in found {
                 match sight {
@@ -516,7 +536,53 @@ pub(crate) fn read(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use cert_renew_core::config::Propagation;
+    use futures::future::try_join_all;
+    use tokio::net::UdpSocket;
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_records_of_an_order_are_looked_at_a_few_at_a_time() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = silent.local_addr().unwrap();
+        let record = |number: usize| Txt {
+            of: format!("n{number}.example"),
+            at: format!("_acme-challenge.n{number}.example"),
+            zone: "example".into(),
+            value: "proof".into(),
+            solver: Dns01 {
+                provider: "webhook".into(),
+                credentials: None,
+                settings: Default::default(),
+                propagation: Propagation {
+                    servers: vec![server],
+                    ..Propagation::default()
+                },
+            },
+        };
+        let records: Vec<Txt> = (0..100).map(record).collect();
+        let resolver = Resolver::new(&[server]).unwrap();
+        let (places, until) = (LookPlaces::default(), Instant::now() + SILENCE);
+        let looks = records
+            .iter()
+            .map(|txt| seen((Nearby::Open, &places), &resolver, txt, until));
+        // Sooner than any of them asks again.
+        let looked = timeout(Duration::from_millis(200), try_join_all(looks)).await;
+        assert!(looked.is_err(), "nothing is answered");
+        let (mut asked, mut packet) = (HashSet::new(), [0; 512]);
+        while let Ok((_, from)) = silent.try_recv_from(&mut packet) {
+            asked.insert(from);
+        }
+        // Of a question that is sent again, both count.
+        assert!(
+            (LOOKS..=2 * LOOKS).contains(&asked.len()),
+            "{}",
+            asked.len()
+        );
+    }
 
     #[test]
     fn the_value_is_the_hash_of_the_key_authorization() {

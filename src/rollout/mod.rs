@@ -40,8 +40,7 @@ pub(crate) fn read(input: &[u8]) {
         let _ = serde_json::from_slice::<cert_renew_core::rollout::decode::Object>(input)
             .map(|object| object.read(kind));
     }
-    let _ =
-        serde_json::from_slice::<listing::pods::PodWire>(input).map(listing::pods::PodWire::see);
+    let _ = serde_json::from_slice::<listing::pods::PodWire>(input).map(|pod| pod.see(Some("tls")));
     let _ = serde_json::from_slice::<listing::unmanaged::PodWire>(input)
         .map(listing::unmanaged::PodWire::read);
     let _ = serde_json::from_slice::<listing::unmanaged::JobWire>(input)

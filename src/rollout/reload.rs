@@ -179,6 +179,7 @@ impl Roller {
         let mut asked = ReloadResult::default();
         let (mut last, mut fewest, mut pause) = (Instant::now(), usize::MAX, LOOK_AGAIN);
         loop {
+            let list = self.place_for_list(namespace).await;
             let pods = self.pods_of(namespace, &step.workload).await?;
             let answered = |pod: &RunningPod| self.answered.has(of, leaves, round, &pod.uid);
             let (ready, waiting): (Vec<RunningPod>, Vec<RunningPod>) = { pods.into_iter() }
@@ -194,6 +195,7 @@ impl Roller {
             let newer = |pod: &RunningPod| pod.is_newer_than(written);
             let waiting = waiting.into_iter().filter(|pod| !newer(pod));
             let waiting: Vec<String> = waiting.map(|pod| pod.name.into()).collect();
+            drop(list);
             if waiting.is_empty() || !asked.failed.is_empty() || asked.withdrawn.is_some() {
                 return Ok(asked);
             }
@@ -240,6 +242,7 @@ impl Roller {
         some: &[Pod],
     ) -> Result<ReloadResult, Error> {
         let (looks, waited) = (Looks::new(judge, BTreeMap::new()), Instant::now());
+        let _list = self.place_for_list(namespace).await;
         let mut pods = self.pods_of(namespace, &step.workload).await?;
         pods.retain(|pod| pod.ready && some.iter().any(|named| named.uid == pod.uid));
         let of = (namespace, &step.workload.id);
@@ -276,19 +279,20 @@ impl Roller {
         workload: &Workload,
         some: &[Pod],
     ) -> Result<bool, Error> {
+        let _list = self.place_for_list(namespace).await;
         let pods = self.pods_of(namespace, workload).await?;
         let is_named = |pod: &RunningPod| some.iter().any(|named| named.uid == pod.uid);
         Ok(pods.iter().any(|pod| pod.ready && is_named(pod)))
     }
 
-    /// The running pods of a workload. Many conclusions may want those of the same one.
+    /// The running pods of a workload. Many conclusions may want those of the same one: its caller has a place for a list.
     async fn pods_of(
         &self,
         namespace: &str,
         workload: &Workload,
     ) -> Result<Vec<RunningPod>, Error> {
         let _place = self.place_for_request(namespace).await;
-        pods::running(&self.client, namespace, &workload.selector).await
+        pods::running(&self.client, namespace, &workload.selector, None).await
     }
 
     async fn ask(

@@ -189,6 +189,7 @@ impl Roller {
 
     async fn look(&self, namespace: &str, proof: &Proof) -> Result<Verified, Error> {
         let mut verified = Verified::default();
+        let _list = self.place_for_list(namespace).await;
         let place = self.place_for_request(namespace).await;
         let behind = pods::behind(&self.client, namespace, &proof.service).await;
         drop(place);
@@ -291,9 +292,89 @@ fn judge(read: Result<Leaf, String>, proof: &Proof) -> Served {
 
 #[cfg(test)]
 mod tests {
-    use cert_renew_core::testing::slower_than_linear;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use cert_renew_core::config::RolloutConfig;
+    use cert_renew_core::rollout::Ask;
+    use cert_renew_core::testing::{of_secrets, slower_than_linear};
+    use futures::FutureExt as _;
+    use futures::future::{BoxFuture, join_all};
+    use http::{Request, Response};
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::json;
+    use tokio::time::timeout;
+    use tower::service_fn;
 
     use super::*;
+    use crate::rollout::roller::concurrency::RolloutSlot;
+    use crate::rollout::{Judge, Withdrawal};
+
+    struct Yes;
+
+    impl Judge for Yes {
+        fn judge<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Withdrawal>> {
+            async { Ok(()) }.boxed()
+        }
+    }
+
+    /// A roller whose API server has one Service and one pod, and counts the lists of pods.
+    fn roller(lists: &Arc<AtomicUsize>) -> Roller {
+        let lists = Arc::clone(lists);
+        let server = service_fn(move |request: Request<Body>| {
+            let answer = if request.uri().path().ends_with("/pods") {
+                lists.fetch_add(1, Ordering::Relaxed);
+                json!({"metadata": {"resourceVersion": "1"}, "items": [{
+                    "metadata": {"name": "web-1", "uid": "u"}, "spec": {"containers": []},
+                    "status": {"podIP": "10.0.0.7", "conditions": [{"type": "Ready", "status": "True"}]},
+                }]})
+            } else {
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+                    "spec": {"selector": {"app": "web"}, "ports": [{"port": 443}]}})
+            };
+            let answer = Response::new(Body::from(answer.to_string().into_bytes()));
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        Roller::new(Client::new(server, "n"), &RolloutConfig::default())
+    }
+
+    /// Takes all connections to pods of a namespace, as pods do that never answer.
+    fn without_connections(roller: &Roller) -> Vec<RolloutSlot> {
+        let mut taken = Vec::new();
+        let place = || roller.connections.place("shop", UnixTime::NEVER);
+        while let Some(place) = place().now_or_never() {
+            taken.push(place);
+        }
+        taken
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_lists_of_pods_are_held_while_their_pods_are_asked_what_they_serve() {
+        let lists = Arc::default();
+        let roller = roller(&lists);
+        let _taken = without_connections(&roller);
+        let new = leaf("new", "CN=R11", "a.example", 500);
+        let proof = Proof::new("web:443".parse().unwrap(), &new, None);
+        let all = join_all((0..20).map(|_| roller.verify("shop", &proof)));
+        assert!(timeout(Duration::from_secs(60), all).await.is_err());
+        assert_eq!(lists.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_lists_of_pods_are_held_while_their_pods_are_asked_to_reload() {
+        let lists = Arc::default();
+        let roller = roller(&lists);
+        let _taken = without_connections(&roller);
+        let mut step = of_secrets("web", &["tls"]);
+        step.workload.selector = "app=web".into();
+        let (port, path) = (9000, "/reload".into());
+        let asks = [Ask { port, path }];
+        let all = join_all((0..20).map(|_| roller.ask_again("shop", &step, &asks, &Yes)));
+        assert!(timeout(Duration::from_secs(60), all).await.is_err());
+        assert_eq!(lists.load(Ordering::Relaxed), 4);
+    }
 
     fn leaf(of: &str, issuer: &str, name: &str, not_before: i64) -> Leaf {
         Leaf {

@@ -4,7 +4,6 @@
 //! own address or the reason why we do not connect to it. Endpoints are never read: anybody who may write them could
 //! direct us anywhere. It needs the rights of rbac/addons/verify.yaml.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use cert_renew_core::rollout::decode::Condition;
@@ -43,8 +42,8 @@ pub(in crate::rollout) struct RunningPod {
     pub(in crate::rollout) created: Option<UnixTime>,
     /// Its address, or why it cannot be asked.
     pub(in crate::rollout) address: Result<IpAddr, &'static str>,
-    /// The ports that its containers name.
-    ports: BTreeMap<Box<str>, u16>,
+    /// Its port of the name that was asked for. A pod may name tens of thousands: no other is kept.
+    named_port: Option<u16>,
 }
 
 /// The pods behind a port of a Service.
@@ -56,17 +55,23 @@ pub(in crate::rollout) enum Behind {
     Nothing(String),
 }
 
-/// The Ready pods that a selector finds.
+/// The Ready pods that a selector finds, each with its port of this name.
 ///
 /// # Errors
 /// When they cannot be listed.
-async fn ready(client: &Client, namespace: &str, selector: &str) -> Result<Vec<RunningPod>, Error> {
-    let mut pods = running(client, namespace, selector).await?;
+async fn ready(
+    client: &Client,
+    namespace: &str,
+    selector: &str,
+    port: Option<&str>,
+) -> Result<Vec<RunningPod>, Error> {
+    let mut pods = running(client, namespace, selector, port).await?;
     pods.retain(|pod| pod.ready);
     Ok(pods)
 }
 
-/// The running pods that a selector finds. Those that have not started will read the Secret's current content.
+/// The running pods that a selector finds, each with its port of this name. Those that have not started will read the
+/// Secret's current content.
 ///
 /// # Errors
 /// When they cannot be listed.
@@ -74,6 +79,7 @@ pub(in crate::rollout) async fn running(
     client: &Client,
     namespace: &str,
     selector: &str,
+    port: Option<&str>,
 ) -> Result<Vec<RunningPod>, Error> {
     // An empty selector would select every pod of the namespace.
     if selector.is_empty() {
@@ -89,7 +95,7 @@ pub(in crate::rollout) async fn running(
     };
     let (mut found, weight) = (Vec::new(), Weight::default());
     let each = |pod: PodWire| {
-        let pod = pod.see();
+        let pod = pod.see(port);
         weight.add(namespace, pod.as_ref().map_or(0, RunningPod::weight))?;
         found.extend(pod);
         Ok(())
@@ -162,7 +168,11 @@ pub(in crate::rollout) async fn behind(
         Ok(offered) => offered,
         Err(why) => return Ok(Behind::Nothing(why)),
     };
-    let pods = ready(client, namespace, &selector).await?;
+    let name = match &port.target_port {
+        Some(IntOrString::String(name)) => Some(name.as_str()),
+        Some(IntOrString::Int(_)) | None => None,
+    };
+    let pods = ready(client, namespace, &selector, name).await?;
     let with_port = |pod: RunningPod| {
         let port = pod.port(&port);
         (pod, port)
@@ -173,9 +183,7 @@ pub(in crate::rollout) async fn behind(
 impl RunningPod {
     /// Bytes that it takes in memory, without the allocator's overhead.
     fn weight(&self) -> usize {
-        let ports = self.ports.keys();
-        let ports = ports.map(|name| name.len() + size_of::<(Box<str>, u16)>());
-        size_of::<Self>() + self.name.len() + self.uid.len() + ports.sum::<usize>()
+        size_of::<Self>() + self.name.len() + self.uid.len()
     }
 
     /// Whether it was certainly started after a write, and so has nothing from before it; not where one of the two is
@@ -185,12 +193,12 @@ impl RunningPod {
         both.is_some_and(|(created, written)| created.is_certainly_after(written))
     }
 
-    /// The container port that a port of a Service leads to.
+    /// The container port that a port of a Service leads to; where that has a name, it is the one that was asked for.
     fn port(&self, offered: &OfferedPort) -> Option<u16> {
         match &offered.target_port {
             None => u16::try_from(offered.port).ok(),
             Some(IntOrString::Int(number)) => u16::try_from(*number).ok(),
-            Some(IntOrString::String(name)) => self.ports.get(name.as_str()).copied(),
+            Some(IntOrString::String(_)) => self.named_port,
         }
     }
 }
@@ -255,8 +263,8 @@ impl Matters for Port {
 }
 
 impl PodWire {
-    /// The pod, if it runs and is not being deleted.
-    pub(in crate::rollout) fn see(self) -> Option<RunningPod> {
+    /// The pod with its port of this name, if it runs and is not being deleted.
+    pub(in crate::rollout) fn see(self, port: Option<&str>) -> Option<RunningPod> {
         let Self {
             metadata,
             spec,
@@ -273,18 +281,15 @@ impl PodWire {
             Ok(address) if egress::is_elsewhere(address) => Ok(address),
             Ok(_) => Err(NOT_A_POD_ADDRESS),
         };
-        let ports = spec.containers.iter().flat_map(|it| it.ports.iter());
-        let ports = ports.filter_map(|port| {
-            let number = u16::try_from(port.container_port).ok()?;
-            Some((port.name.clone()?, number))
-        });
+        let mut ports = spec.containers.iter().flat_map(|it| it.ports.iter());
+        let named = ports.find(|it| port.is_some() && it.name.as_deref() == port);
         Some(RunningPod {
             name: metadata.name,
             uid: metadata.uid,
             ready,
             created: { metadata.creation_timestamp }.and_then(|at| at.parse().ok()),
             address,
-            ports: ports.collect(),
+            named_port: named.and_then(|it| u16::try_from(it.container_port).ok()),
         })
     }
 }
@@ -298,7 +303,8 @@ mod tests {
     fn pod(spec: Value, status: Value) -> Option<RunningPod> {
         let pod =
             json!({"metadata": {"name": "web-1", "uid": "u"}, "spec": spec, "status": status});
-        serde_json::from_value::<PodWire>(pod).unwrap().see()
+        let pod = serde_json::from_value::<PodWire>(pod).unwrap();
+        pod.see(Some("tls"))
     }
 
     fn ready_at(address: &str) -> Value {
@@ -359,14 +365,36 @@ mod tests {
     fn a_port_is_found_by_number_and_by_name() {
         let spec = json!({"containers": [{"name": "a", "ports": [{"name": "tls", "containerPort": 8443}]}]});
         let seen = pod(spec, ready_at("10.0.0.7")).unwrap();
-        for (offered, port) in [
-            (json!({"port": 443}), Some(443)),
-            (json!({"port": 443, "targetPort": 9443}), Some(9443)),
-            (json!({"port": 443, "targetPort": "tls"}), Some(8443)),
-            (json!({"port": 443, "targetPort": "http"}), None),
+        let without = pod(json!({"containers": []}), ready_at("10.0.0.7")).unwrap();
+        for (offered, port, otherwise) in [
+            (json!({"port": 443}), Some(443), Some(443)),
+            (
+                json!({"port": 443, "targetPort": 9443}),
+                Some(9443),
+                Some(9443),
+            ),
+            (json!({"port": 443, "targetPort": "tls"}), Some(8443), None),
         ] {
             let offered: OfferedPort = serde_json::from_value(offered).unwrap();
             assert_eq!(seen.port(&offered), port);
+            assert_eq!(without.port(&offered), otherwise);
         }
+    }
+
+    #[test]
+    fn of_the_ports_that_a_pod_names_the_one_that_is_asked_for_is_kept() {
+        let port = |number: usize| json!({"name": format!("p{number}"), "containerPort": number});
+        let ports: Vec<Value> = (1..=30_000).map(port).collect();
+        let many = json!({"metadata": {"name": "web-1", "uid": "u"},
+            "spec": {"containers": [{"name": "a", "ports": ports}]}, "status": ready_at("10.0.0.7")});
+        let seen = |port: Option<&str>| {
+            let pod: PodWire = serde_json::from_value(many.clone()).unwrap();
+            pod.see(port).unwrap()
+        };
+        assert_eq!(seen(Some("p20000")).named_port, Some(20_000));
+        assert_eq!(seen(Some("x")).named_port, None);
+        assert_eq!(seen(None).named_port, None);
+        let small = pod(json!({"containers": []}), ready_at("10.0.0.7")).unwrap();
+        assert_eq!(seen(Some("p20000")).weight(), small.weight());
     }
 }

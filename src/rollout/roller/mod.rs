@@ -50,6 +50,11 @@ const CONNECTIONS_PER_NAMESPACE: usize = 16;
 /// namespace: an answer may be as large as a Secret, and the rollouts of thousands of Secrets may end at the same moment.
 const REQUESTS: usize = 8;
 const REQUESTS_PER_NAMESPACE: usize = 4;
+/// Most lists of pods that are held while their pods are asked, in the whole cluster and for one namespace. Pods that do
+/// not answer hold a list for minutes, and thousands of Secrets may have the same pods: all that one namespace has must
+/// not keep the others waiting.
+const LISTS: usize = 32;
+const LISTS_PER_NAMESPACE: usize = 4;
 
 /// What all rollouts of a process share.
 pub struct Roller {
@@ -63,6 +68,8 @@ pub struct Roller {
     pub(super) connections: Arc<Budget>,
     /// Limits requests to the API server, for the same reason.
     requests: Arc<Budget>,
+    /// Limits the lists of pods that are held, for the sake of memory.
+    lists: Arc<Budget>,
     /// What the cluster does not have, or our rights do not allow.
     pub(super) absent: Absent,
     /// Which pods have reloaded for which leaves.
@@ -116,6 +123,7 @@ impl Roller {
         let answered = Arc::clone(&self.answered);
         Self {
             requests: Arc::clone(&self.requests),
+            lists: Arc::clone(&self.lists),
             ..Self::with(self.client.clone(), config, connections, history, answered)
         }
     }
@@ -139,6 +147,7 @@ impl Roller {
             field_manager: config.field_manager.clone(),
             connections,
             requests: Arc::new(Budget::new(REQUESTS, REQUESTS_PER_NAMESPACE)),
+            lists: Arc::new(Budget::new(LISTS, LISTS_PER_NAMESPACE)),
             absent: Absent::default(),
             answered,
             canary_bake: config.canary_bake,
@@ -294,6 +303,11 @@ impl Roller {
     /// is dropped, and not held over waits for anything else.
     pub(super) async fn place_for_request(&self, namespace: &str) -> RolloutSlot {
         self.requests.place(namespace, UnixTime::NEVER).await
+    }
+
+    /// A place for a list of pods, from before it is requested until the last of its pods has been asked.
+    pub(super) async fn place_for_list(&self, namespace: &str) -> RolloutSlot {
+        self.lists.place(namespace, UnixTime::NEVER).await
     }
 
     /// [`listing::list`], without asking each time for what cannot be listed.

@@ -161,11 +161,16 @@ pub fn plan_within(
     plan
 }
 
-/// The workloads that use a Secret and have not opted out.
+/// The workloads that use a Secret and have not opted out, without their references: they are held for as long as pods
+/// are asked.
 #[must_use]
 pub fn using(request: &Request, workloads: &[Workload]) -> Vec<Workload> {
-    let using = Lookup::of(workloads).using(request);
-    using.into_iter().cloned().collect()
+    let using = Lookup::of(workloads).using(request).into_iter();
+    let bare = |workload: &Workload| Workload {
+        references: Vec::new(),
+        ..workload.clone()
+    };
+    using.map(bare).collect()
 }
 
 /// The workloads that use a Secret of this name, or that it names itself, whatever it holds.

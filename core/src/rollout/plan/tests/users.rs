@@ -164,6 +164,17 @@ fn each_is_restarted_for_what_it_takes_and_counts_as_a_user_in_any_case() {
 }
 
 #[test]
+fn the_workloads_that_use_a_secret_are_copied_without_their_references() {
+    let of = |name: &str| workload(Kind::Deployment, web(name, &["tls", "other"], &[]));
+    let all = [of("web"), of("api")];
+    assert!(all.iter().all(|it| it.references.len() == 2));
+    let found = using(&request("tls", "new", None), &all);
+    let names: Vec<&str> = found.iter().map(|it| &*it.id.name).collect();
+    assert_eq!(names, ["web", "api"]);
+    assert!(found.iter().all(|it| it.references.is_empty()));
+}
+
+#[test]
 fn a_template_says_what_it_was_rolled_for_as_far_as_the_workload_uses_it() {
     let (new, old) = (leaf("new"), leaf("old"));
     let value = |leaf: Fingerprint, chain: u32, ca: u32| {

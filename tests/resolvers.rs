@@ -1,9 +1,11 @@
 //! Whom the checks before the CA ask: each solver its own resolvers, over TLS and HTTPS where port 53 is closed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use cert_renew::net::dns::{self, RecordType, Resolver};
 use cert_renew::net::egress::Nearby;
+use cert_renew::net::user_lookups::UserLookups;
 use cert_renew::solver::http01_self_check;
 use cert_renew_core::config::{ResolverAddress, Resolvers};
 use test_bench::objects::Space;
@@ -182,9 +184,9 @@ async fn a_resolver_over_tls_is_believed_by_its_certificate_and_leads_nowhere_th
 
     for url in [recursor.tls_url(), recursor.https_url()] {
         for host in ["here.led.example", "metadata.led.example"] {
-            let reached =
-                http01_self_check::reaches_us(Nearby::Closed, &by(&url, true), host, "x", "y")
-                    .await;
+            let from = (Nearby::Closed, &Arc::<UserLookups>::default().of("shop"));
+            let resolvers = by(&url, true);
+            let reached = http01_self_check::reaches_us(from, &resolvers, host, "x", "y").await;
             let error = reached.unwrap_err().to_string();
             ensure!(error.contains("metadata address"), "{error}");
         }

@@ -2,14 +2,15 @@
 //!
 //! Users name hosts, the owner of a zone sets their addresses, servers redirect, and a pod's status names its address.
 //! Any of these may point at our own ports, at a side-car, or at a metadata server. What the administrator has written
-//! (the config, the environment) is not checked here. Pure, except for [`lookup`] and what uses it, which ask DNS.
+//! (the config, the environment) is not checked here. Pure, except for the lookups, which ask DNS.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::{fs, io};
 
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
+use tokio::task::spawn_blocking;
 
 /// Metadata servers that are not link-local: AWS by IPv6, Azure, Alibaba Cloud.
 const METADATA: [IpAddr; 3] = [
@@ -135,16 +136,28 @@ impl Resolve for System {
 /// # Errors
 /// When it has none, or no server answers.
 pub async fn lookup(host: &str) -> io::Result<Vec<IpAddr>> {
-    let ips = |found: &mut dyn Iterator<Item = SocketAddr>| found.map(|it| it.ip()).collect();
+    let host = host.to_owned();
+    let found = spawn_blocking(move || lookup_and_block(&host)).await;
+    found.map_err(io::Error::other)?
+}
+
+/// The same on this thread, which is blocked until the system's resolver answers or gives up.
+///
+/// # Errors
+/// As [`lookup`].
+pub fn lookup_and_block(host: &str) -> io::Result<Vec<IpAddr>> {
+    let resolved = |host: &str| -> io::Result<Vec<IpAddr>> {
+        let found = (host, 0).to_socket_addrs()?;
+        Ok(found.map(|it| it.ip()).collect())
+    };
     // The file's names have no dot at the end.
-    if could_be_lengthened(host) && !names(&fs::read_to_string(HOSTS).unwrap_or_default(), host) {
-        let absolute = format!("{host}.");
-        if let Ok(mut found) = tokio::net::lookup_host((absolute, 0)).await {
-            return Ok(ips(&mut found));
-        }
+    if could_be_lengthened(host)
+        && !names(&fs::read_to_string(HOSTS).unwrap_or_default(), host)
+        && let Ok(found) = resolved(&format!("{host}."))
+    {
+        return Ok(found);
     }
-    let mut found = tokio::net::lookup_host((host, 0)).await?;
-    Ok(ips(&mut found))
+    resolved(host)
 }
 
 /// Whether search domains may be added to a host that is more than the name of a Service with its namespace.

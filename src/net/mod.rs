@@ -6,3 +6,4 @@ pub mod egress;
 pub(crate) mod https;
 pub mod metrics_port;
 pub mod presented;
+pub mod user_lookups;

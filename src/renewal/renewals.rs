@@ -16,6 +16,7 @@ use super::issuers::Issuers;
 use crate::cluster;
 use crate::cluster::events::Reason;
 use crate::context::Shared;
+use crate::net::user_lookups::UserLookups;
 use crate::renewal::limits::validations::Validations;
 use crate::renewal::order::followers::Followers;
 use crate::renewal::order::running_orders::RunningOrders;
@@ -55,6 +56,8 @@ pub struct Renewals {
     pub(super) validations: Validations,
     /// Sets and removes TXT records.
     pub(super) dns01: dns01::Solver,
+    /// Lookups of the hosts whose routes are checked.
+    pub(super) user_lookups: Arc<UserLookups>,
     /// The Ingresses and HTTPRoutes of ours, with their users.
     pub(super) routes: SharedRoutes,
     /// Longest renewal: it gives its place back after this, whatever it waits for. An order is given up no longer.
@@ -104,6 +107,7 @@ impl Renewals {
             lookups: Mutex::new(TokenBucket::new(LOOKUPS)),
             challenges: ChallengeStore::default(),
             validations: Validations::default(),
+            user_lookups: Arc::default(),
             routes: SharedRoutes::default(),
             longest: LONGEST,
             shared,

@@ -17,10 +17,12 @@ use reqwest::Url;
 use reqwest::dns::{Name as DnsName, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use super::http01::PATH;
 use crate::net::dns::{self, Resolver};
-use crate::net::egress::{self, Nearby, System};
+use crate::net::egress::Nearby;
+use crate::net::user_lookups::{NamespaceLookups, UserLookups};
 
 /// Longest request; CAs wait 10 s for the whole answer.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -45,6 +47,19 @@ const HEALTHY: &str = "OK";
 pub struct Error {
     url: String,
     what: String,
+}
+
+/// Resolves names by the system's resolver, where the config names none.
+struct BySystem(NamespaceLookups, Nearby);
+
+impl Resolve for BySystem {
+    fn resolve(&self, name: DnsName) -> Resolving {
+        let (lookups, nearby) = (self.0.clone(), self.1);
+        Box::pin(async move {
+            let addresses = lookups.addresses(name.as_str()).await?;
+            Ok(nearby.of_host(name.as_str(), addresses)?)
+        })
+    }
 }
 
 /// Resolves names by the config's resolvers.
@@ -104,7 +119,8 @@ fn follows(so_far: usize, to: &Url, nearby: Nearby) -> Result<(), String> {
 }
 
 /// Checks that a request for this token of `host` reaches us: the answer is the key authorization. `nearby` is where
-/// the CA is: one on this machine sees what is here.
+/// the CA is: one on this machine sees what is here. The system's resolver, where the config names none, is asked by way
+/// of `lookups`.
 ///
 /// Each address of the host is asked, as a CA may connect to any of them. An address that is unreachable from here says
 /// nothing where another one answers: a cluster without IPv6 reaches no AAAA.
@@ -112,7 +128,7 @@ fn follows(so_far: usize, to: &Url, nearby: Nearby) -> Result<(), String> {
 /// # Errors
 /// What was answered instead.
 pub async fn reaches_us(
-    nearby: Nearby,
+    (nearby, lookups): (Nearby, &NamespaceLookups),
     resolvers: &Resolvers,
     host: &str,
     token: &str,
@@ -137,11 +153,12 @@ pub async fn reaches_us(
     let request = Request {
         nearby,
         resolver: resolver.clone(),
+        lookups,
         url: &url,
         host,
         expected,
     };
-    let addresses = addresses(nearby, resolver.as_deref(), host).await;
+    let addresses = addresses((nearby, lookups), resolver.as_deref(), host).await;
     let (first, several) = match *addresses {
         // DNS says why.
         [] => (request.send(None).await, false),
@@ -184,6 +201,7 @@ struct Request<'a> {
     nearby: Nearby,
     /// The config's resolver; the system's where there is none.
     resolver: Option<Arc<Resolver>>,
+    lookups: &'a NamespaceLookups,
     url: &'a str,
     host: &'a str,
     expected: &'a str,
@@ -209,7 +227,7 @@ impl Request<'_> {
             .connect_timeout(CONNECT)
             .timeout(REQUEST)
             .redirect(redirects)
-            .dns_resolver(Arc::new(System(nearby)))
+            .dns_resolver(Arc::new(BySystem(self.lookups.clone(), nearby)))
             .tls_danger_accept_invalid_certs(true);
         if let Some(resolver) = &self.resolver {
             builder = builder.dns_resolver(Arc::new(ByConfig(Arc::clone(resolver), nearby)));
@@ -259,7 +277,11 @@ impl Request<'_> {
 }
 
 /// The addresses of a host that may be connected to; none where DNS gives none, or the host is an address.
-async fn addresses(nearby: Nearby, resolver: Option<&Resolver>, host: &str) -> Vec<IpAddr> {
+async fn addresses(
+    (nearby, lookups): (Nearby, &NamespaceLookups),
+    resolver: Option<&Resolver>,
+    host: &str,
+) -> Vec<IpAddr> {
     if host.parse::<IpAddr>().is_ok() {
         return Vec::new();
     }
@@ -268,7 +290,11 @@ async fn addresses(nearby: Nearby, resolver: Option<&Resolver>, host: &str) -> V
             Ok(name) => resolver.addresses(&name).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         },
-        None => egress::lookup(host).await.unwrap_or_default(),
+        None => {
+            // A name that is not found in time counts as one without addresses.
+            let found = timeout(REQUEST, lookups.addresses(host)).await;
+            found.ok().and_then(Result::ok).unwrap_or_default()
+        }
     };
     let mut known = HashSet::new();
     let open = found.into_iter().filter(|it| nearby.allows(*it));
@@ -303,7 +329,8 @@ fn worst(addresses: &[IpAddr], answers: Vec<Answer>) -> Answer {
 /// # Errors
 /// What was answered instead.
 pub async fn check(resolvers: &Resolvers, host: &str) -> Result<(), Error> {
-    reaches_us(Nearby::Open, resolvers, host, HEALTH, HEALTHY).await
+    let from = (Nearby::Open, &Arc::<UserLookups>::default().of(""));
+    reaches_us(from, resolvers, host, HEALTH, HEALTHY).await
 }
 
 #[cfg(test)]
@@ -331,7 +358,8 @@ mod tests {
         ];
         let dns = Resolvers::from(&[serving(records).await]);
         let refused = async |nearby: Nearby, host: &str| {
-            let error = reaches_us(nearby, &dns, host, "token", "proof").await;
+            let from = (nearby, &Arc::<UserLookups>::default().of("shop"));
+            let error = reaches_us(from, &dns, host, "token", "proof").await;
             error.unwrap_err().to_string()
         };
         for host in [
@@ -403,7 +431,8 @@ mod tests {
         ];
         let dns = Resolvers::from(&[serving(records).await]);
         let told = async |host: &str| {
-            let reached = reaches_us(Nearby::Open, &dns, host, "token", "proof").await;
+            let from = (Nearby::Open, &Arc::<UserLookups>::default().of("shop"));
+            let reached = reaches_us(from, &dns, host, "token", "proof").await;
             reached.err().map(|error| error.to_string())
         };
         assert_eq!(told("one.example").await, None);

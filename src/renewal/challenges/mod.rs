@@ -227,6 +227,8 @@ impl Renewal<'_> {
                 }
             )
         };
+        let lookups = self.all.user_lookups.of(&self.key.namespace);
+        let from = (nearby, &lookups);
         let mut checks = Vec::new();
         for step in plan.steps.iter().filter(checked) {
             let name = name_of(&step.authorization)?;
@@ -250,7 +252,7 @@ impl Renewal<'_> {
             let looks = stream::iter(checks.iter().map(Ok));
             let looked = looks.try_for_each_concurrent(LOOKS, |(host, resolvers, challenge)| {
                 let (token, proof) = (&challenge.token, &challenge.key_authorization);
-                http01_self_check::reaches_us(nearby, resolvers, host, token, proof)
+                http01_self_check::reaches_us(from, resolvers, host, token, proof)
             });
             let Err(error) = looked.await else { break };
             if started.elapsed() + LOOK > patience {

@@ -289,7 +289,7 @@ impl Rolled<'_> {
             .map(|step| step.workload.id.to_string())
             .collect();
         let verb = if stale.len() == 1 { "serves" } else { "serve" };
-        let (pods, names) = (verified.stale_text(), names.join(", "));
+        let (pods, names) = (verified.stale_text(), rollout::some_of(&names));
         let note = format!("{pods} still {verb} an earlier certificate: {names} once more");
         self.warn(Reason::RestartedAgain, &note);
         Ok(Some(self.restart(steps).await))

@@ -1,22 +1,19 @@
 //! Reports a rollout to the user: Events on workloads and Secrets, log lines, metrics. Nothing waits for it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::assess;
-use cert_renew_core::rollout::{Remark, Request, Step, Workload};
+use cert_renew_core::rollout::{Remark, Request, Step};
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::workload::{Kind, WorkloadRef};
 use cert_renew_core::secret::{SecretRef, keys};
-use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::state_line;
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::Open;
 use super::held::Held;
-use super::room::Share;
 use crate::cluster::events::Reason;
 use crate::context::Shared;
 use crate::rollout::rollouts::Rollouts;
@@ -86,7 +83,9 @@ pub(super) fn happening(shared: &Shared, namespace: &str, happening: &Happening<
             (step, Reason::RolloutFailed, (*why).to_owned())
         }
     };
-    let secrets: Vec<&str> = step.leaves.iter().map(|due| &*due.secret).collect();
+    let names = step.leaves.iter().map(|due| due.secret.to_string());
+    // A workload may use thousands of Secrets.
+    let secrets = rollout::some_of(&names.collect::<Vec<_>>());
     let (took, error) = match happening {
         Happening::Rolled(_, took) => (u64::try_from(took.as_millis()).ok(), None),
         Happening::Failed(_, why)
@@ -96,13 +95,13 @@ pub(super) fn happening(shared: &Shared, namespace: &str, happening: &Happening<
     };
     let workload = &step.workload.id;
     if reason == Reason::RolloutFailed {
-        tracing::warn!(namespace, %workload, step = Stage::Workload.name(), ?secrets, note, error, "{reason}");
+        tracing::warn!(namespace, %workload, step = Stage::Workload.name(), secrets, note, error, "{reason}");
     } else {
         tracing::info!(
-            namespace, %workload, step = Stage::Workload.name(), ?secrets, note, took_ms = took, "{reason}"
+            namespace, %workload, step = Stage::Workload.name(), secrets, note, took_ms = took, "{reason}"
         );
     }
-    let note = format!("{note} (Secret {})", secrets.join(", "));
+    let note = format!("{note} (Secret {secrets})");
     shared.events.on(reference(namespace, step), reason, &note);
 }
 
@@ -220,7 +219,7 @@ pub(super) fn restarted(shared: &Shared, open: &Open, remarks: &[Remark]) {
     }
     for (secret, texts) in restarted {
         if let Some((ticket, held)) = open.get(secret) {
-            let (key, uid, note) = (ticket.key(), held.head.uid(), texts.join("; "));
+            let (key, uid, note) = (ticket.key(), held.head.uid(), rollout::some_of(&texts));
             shared.events.secret(key, uid, Reason::CannotReload, &note);
         }
     }
@@ -233,76 +232,5 @@ impl Rollouts {
         tracing::info!(secret = %key, step = Stage::Waits.name(), note, "not restarted yet");
         let reason = Reason::RolloutWaits;
         self.shared.events.secret(key, uid, reason, &note);
-    }
-
-    /// Reports the pods and Jobs that have an earlier leaf and keep it. Nothing waits for it or depends on it.
-    pub(super) async fn left_behind(
-        &self,
-        namespace: &Arc<str>,
-        requests: Vec<Request>,
-        workloads: Vec<Workload>,
-        room: &Share<'_>,
-    ) {
-        if requests.is_empty() {
-            return;
-        }
-        let weight = workloads.iter().map(Workload::weight).sum::<usize>()
-            + requests.iter().map(Request::weight).sum::<usize>();
-        if !room.take_whole(weight) {
-            tracing::info!(%namespace, "the pods and Jobs that nothing restarts are not looked for: the rollouts of the namespace already hold as much as they may");
-            return;
-        }
-        // The pods of a namespace may be many.
-        if let Ok(_place) = self.bystanders.acquire().await {
-            self.look_for_left_behind(namespace, &requests, &workloads)
-                .await;
-        }
-        drop((requests, workloads));
-        room.give_back(weight);
-    }
-
-    async fn look_for_left_behind(
-        &self,
-        namespace: &Arc<str>,
-        requests: &[Request],
-        workloads: &[Workload],
-    ) {
-        let all = match self.roller().bystanders(namespace).await {
-            Ok(all) => all,
-            Err(error) => {
-                let text = error_chain(&error);
-                tracing::info!(%namespace, error = text, "the pods and Jobs that nothing restarts could not be listed");
-                return;
-            }
-        };
-        let (all, workloads) = (rollout::by_secret(&all), rollout::by_id(workloads));
-        for request in requests {
-            // They were reported at the first look.
-            if !request.unwell.is_empty() {
-                continue;
-            }
-            let key = SecretRef::new(Arc::clone(namespace), &*request.secret);
-            let say = |note: String| {
-                tracing::info!(secret = %key, note, "left behind");
-                let events = &self.shared.events;
-                events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
-            };
-            let names = rollout::left_behind(request, &all);
-            if !names.is_empty() {
-                let names = names.join(", ");
-                say(format!(
-                    "nobody restarts {names}: they have an earlier {} until they are restarted",
-                    request.changed.in_words()
-                ));
-            }
-            let names = rollout::unseen(request, &all, &workloads);
-            if !names.is_empty() {
-                say(format!(
-                    "nobody restarts the pods of {}: they use the Secret although their template does not say so; the annotation {} may name their workload",
-                    names.join(", "),
-                    keys::WORKLOADS
-                ));
-            }
-        }
     }
 }

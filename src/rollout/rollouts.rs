@@ -10,22 +10,19 @@ use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::verdict::detail::Pods;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
 use tokio::time::{Duration, timeout};
 
 use crate::context::Shared;
 use crate::process::fair::Fair;
 use crate::renewal::info::RenewalInfo;
 use crate::rollout::Roller;
+use crate::rollout::batch::behind::Bystanders;
 use crate::rollout::batch::room::Room;
 
 /// Longest wait for the workloads of a namespace where only a text depends on them.
 const LIST: Duration = Duration::from_secs(5);
 /// Most Secrets of which it is remembered what their pods served: some two kilobytes each.
 const ASKED: usize = 500;
-/// Most namespaces whose pods and Jobs are looked at at the same time, for those that nothing restarts: each takes some
-/// MiB.
-const BYSTANDERS: usize = 2;
 
 /// What all rollouts hold together.
 pub struct Rollouts {
@@ -39,8 +36,8 @@ pub struct Rollouts {
     asked: Mutex<Fair<Pods>>,
     /// What the batches hold together.
     pub(super) room: Room,
-    /// Places for looks at the pods and Jobs that nothing restarts.
-    pub(super) bystanders: Semaphore,
+    /// The looks for the pods and Jobs that nothing restarts.
+    pub(super) bystanders: Bystanders,
     /// Concurrency, and what was rolled a short while ago.
     roller: RwLock<Arc<Roller>>,
 }
@@ -56,7 +53,7 @@ impl Rollouts {
             compared: Mutex::default(),
             asked: Mutex::new(Fair::of_at_most(ASKED)),
             room: Room::default(),
-            bystanders: Semaphore::new(BYSTANDERS),
+            bystanders: Bystanders::default(),
             roller: RwLock::new(Arc::new(roller)),
         }
     }

@@ -5,7 +5,7 @@
 //! valid now, or is itself due for renewal. The same judgement is repeated before each effect on a workload.
 //! `rolled-out` is written last: until then the rollout stays due.
 
-mod behind;
+pub(super) mod behind;
 mod carry_out;
 mod conclude;
 mod confirm;
@@ -137,7 +137,8 @@ impl Rollouts {
             tracing::info!(%namespace, secrets = put_off, why = FULL, "not restarted yet");
         }
         // The rollout may take days: the list goes before.
-        let told = self.left_behind(&namespace, behind, workloads, &room);
+        drop(workloads);
+        let told = self.left_behind(&namespace, behind);
         let recorded = self.record_each(recorded, &users, &room);
         let carried_out = async {
             let (requests, open): (Vec<Request>, Vec<_>) = rolled.into_iter().unzip();

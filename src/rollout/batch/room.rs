@@ -102,16 +102,6 @@ impl Share<'_> {
         has_room
     }
 
-    /// The same for what cannot be divided: it may be more, if no other batch of the namespace holds anything.
-    pub(super) fn take_whole(&self, bytes: usize) -> bool {
-        let mut taken = self.room.0.lock();
-        let has_room = bytes <= self.left_for_one(&taken);
-        if has_room {
-            self.add(&mut taken, bytes);
-        }
-        has_room
-    }
-
     /// Takes all that is left, for a plan. One Secret's workloads cannot be divided: they may be more, if no other batch
     /// of the namespace holds anything. Returns the bytes that were taken, of which the plan leaves some.
     pub(super) fn take_for_plan(&self) -> (usize, Allowance) {

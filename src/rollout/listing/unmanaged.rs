@@ -181,6 +181,12 @@ fn of((kind, name): (&str, &str)) -> Vec<WorkloadRef> {
 }
 
 impl Unmanaged {
+    /// Whether it refers to one of these Secrets.
+    pub(in crate::rollout) fn refers_to_any(&self, secrets: &HashSet<&str>) -> bool {
+        let mut references = self.references.iter();
+        references.any(|reference| secrets.contains(&*reference.secret))
+    }
+
     /// Whether it uses the Secret by one of these references to it, and has an earlier leaf of it.
     fn uses(&self, request: &Wanted, references: &[&Reference]) -> bool {
         let newer = |written| { self.created }.is_some_and(|at| at.is_certainly_after(written));

@@ -5,23 +5,22 @@
 //! that was not ready before is replaced like the others, and the others do not wait for it. It needs the rights of
 //! rbac/addons/eviction.yaml.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod pods;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cert_renew_core::rollout::progress::Numbers;
-use cert_renew_core::rollout::types::{Due, Step};
-use cert_renew_core::rollout::workload::{Workload, leaf_annotation};
-use cert_renew_core::time::UnixTime;
+use cert_renew_core::rollout::types::Step;
 use cert_renew_core::time::duration::human;
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
+use self::pods::{MOST, Next, Pods, ThinPod};
 use super::looks::Looks;
 use super::wait::{Wait, Waited, stalled};
 use crate::cluster::{self, Call};
@@ -41,30 +40,13 @@ const EVICTION: Call = Call::within(Duration::from_secs(3));
 /// Most evictions beyond the number of old pods at the beginning, for pods created from the old template just before
 /// its controller saw the new one. More of them means that replacements always come without the annotation.
 const SPARE: usize = 3;
+/// Most pods of a page of the list: some 10 KB of JSON each.
+const PAGE: u32 = 100;
 /// Number of times that a workload may be scaled while its pods are replaced and still get more time for it.
 const SCALED: usize = 3;
 
 /// Text added to the state of a rollout while a budget refuses.
 const REFUSED: &str = ", evictions are refused: a PodDisruptionBudget does not allow any";
-
-/// What this module needs of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    uid: Box<str>,
-    old: bool,
-    ready: bool,
-    leaving: bool,
-    /// It should have ended by now: its node is dead, as a rule.
-    hung: bool,
-}
-
-/// The next action.
-#[derive(Debug, PartialEq, Eq)]
-enum Next<'a> {
-    Done,
-    Evict(&'a str, &'a Seen),
-    Wait,
-}
 
 /// The result of asking for an eviction.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,8 +68,10 @@ pub(super) async fn replace(
     step: &Step,
     looks: &Looks<'_>,
 ) -> Result<Waited, Error> {
-    let api: Api<Pod> = Api::namespaced(wait.client.clone(), wait.namespace);
-    let config = watcher::Config::default().labels(&wait.workload.selector);
+    let api: Api<ThinPod> = Api::namespaced(wait.client.clone(), wait.namespace);
+    let config = watcher::Config::default()
+        .labels(&wait.workload.selector)
+        .page_size(PAGE);
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff());
     let now = Instant::now();
     let mut replacing = Replacing {
@@ -96,7 +80,7 @@ pub(super) async fn replace(
         step,
         looks,
         api,
-        pods: BTreeMap::new(),
+        pods: Pods::default(),
         listed: false,
         left: None,
         lost: None,
@@ -127,8 +111,8 @@ struct Replacing<'a> {
     wait: Wait<'a>,
     step: &'a Step,
     looks: &'a Looks<'a>,
-    api: Api<Pod>,
-    pods: BTreeMap<String, Seen>,
+    api: Api<ThinPod>,
+    pods: Pods,
     /// Whether `pods` are all.
     listed: bool,
     wanted: i64,
@@ -153,18 +137,15 @@ impl Replacing<'_> {
     /// Asks for the next evictions, until one is not accepted or there is nothing to evict now.
     async fn evict_next(&mut self) -> Result<Option<Waited>, Error> {
         loop {
-            for pod in self.pods.values_mut() {
-                pod.leaving |= self.evicted.contains(&pod.uid);
-            }
             if !self.listed {
                 return Ok(None);
             }
             let left = *self.left.get_or_insert(self.pods.len() + SPARE);
             let lost = *self
                 .lost
-                .get_or_insert_with(|| self.wanted - served(&self.pods));
+                .get_or_insert_with(|| self.wanted - self.pods.served());
             let ordered = self.wait.workload.ordered;
-            let (name, uid) = match next(&self.pods, self.wanted, self.wanted - lost, ordered) {
+            let (name, uid) = match self.pods.next(self.wanted, self.wanted - lost, ordered) {
                 Next::Done => return Ok(Some(Waited::Done(0))),
                 Next::Evict(..) if left == 0 => return Ok(Some(Waited::Reverted)),
                 Next::Evict(..) if Instant::now() < self.not_before => return Ok(None),
@@ -180,6 +161,7 @@ impl Replacing<'_> {
             match evict(permit, &self.api, self.wait.namespace, &name, &uid).await {
                 Ok(Asked::Accepted) => {
                     (self.refused, self.left) = ("", Some(left - 1));
+                    self.pods.leaves(&name);
                     self.evicted.insert(uid);
                 }
                 Ok(Asked::Refused) => {
@@ -205,7 +187,7 @@ impl Replacing<'_> {
             patience,
             ..
         } = self.wait;
-        let (old, ready) = (count(&self.pods, |pod| pod.old), ready(&self.pods));
+        let (old, ready) = (self.pods.old(), self.pods.serving());
         if self.listed && (old < self.best.0 || (old == self.best.0 && ready > self.best.1)) {
             tracing::debug!(namespace, workload = %workload.id, "{old} old pods left, {ready} ready");
             (self.last, self.best) = (Instant::now(), (old, ready));
@@ -221,7 +203,7 @@ impl Replacing<'_> {
                 Some(_) => {
                     let numbers = Numbers {
                         target: self.wanted,
-                        updated: count(&self.pods, |pod| !pod.old),
+                        updated: self.pods.updated(),
                         available: ready,
                         older: old,
                     };
@@ -244,23 +226,29 @@ impl Replacing<'_> {
     }
 
     /// Applies what the watch on the pods says.
-    fn on_event(&mut self, event: watcher::Result<watcher::Event<Pod>>) -> Option<Waited> {
+    fn on_event(&mut self, event: watcher::Result<watcher::Event<ThinPod>>) -> Option<Waited> {
         match event {
             Ok(watcher::Event::Init) => {
-                self.pods.clear();
+                self.pods = Pods::default();
                 self.listed = false;
             }
             Ok(watcher::Event::InitDone) => self.listed = true,
             Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))
-                if belongs(&pod, self.wait.workload) =>
+                if pod.belongs_to(self.wait.workload) =>
             {
-                self.pods.insert(pod.name_any(), see(&pod, self.step));
+                let mut seen = pod.see(self.step);
+                seen.leaving |= self.evicted.contains(&seen.uid);
+                if !self.pods.set(pod.name(), seen) {
+                    let why =
+                        format!("it has more than {MOST} pods: they are not replaced one by one");
+                    return Some(Waited::TooMany(why));
+                }
             }
             Ok(
                 watcher::Event::Apply(pod)
                 | watcher::Event::InitApply(pod)
                 | watcher::Event::Delete(pod),
-            ) => _ = self.pods.remove(&pod.name_any()),
+            ) => _ = self.pods.remove(pod.name()),
             Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
                 if status.code == 403 =>
             {
@@ -279,90 +267,10 @@ impl Replacing<'_> {
     }
 }
 
-fn count(pods: &BTreeMap<String, Seen>, of: impl Fn(&Seen) -> bool) -> i64 {
-    i64::try_from(pods.values().filter(|pod| of(pod)).count()).unwrap_or(i64::MAX)
-}
-
-/// Pods that serve: those that are being deleted do not, and may take hours to go.
-fn ready(pods: &BTreeMap<String, Seen>) -> i64 {
-    count(pods, |pod| pod.ready && !pod.leaving)
-}
-
-/// The number at the end of a name.
-fn ordinal(name: &str) -> Option<u32> {
-    name.rsplit_once('-')?.1.parse().ok()
-}
-
-/// Pods that serve at the beginning, or are about to: a replacement that starts may be from our earlier run.
-fn served(pods: &BTreeMap<String, Seen>) -> i64 {
-    count(pods, |pod| match pod.leaving {
-        true => !pod.hung,
-        false => pod.ready || !pod.old,
-    })
-}
-
-/// Evicts one pod at a time, and only while as many are ready as at the beginning (`floor`). A pod of an `ordered`
-/// StatefulSet goes only while all of lower ordinals are ready: it would not come back before.
-fn next(pods: &BTreeMap<String, Seen>, wanted: i64, floor: i64, ordered: bool) -> Next<'_> {
-    let comes_back = |name: &str| {
-        let mut lower = pods.iter().filter(|(it, _)| ordinal(it) < ordinal(name));
-        !ordered || lower.all(|(_, pod)| pod.ready && !pod.leaving)
-    };
-    let staying = || pods.iter().filter(|(_, pod)| !pod.leaving);
-    let ready = ready(pods);
-    // An old pod that is not ready serves nobody: it goes first, and at once.
-    let broken = staying().find(|(_, pod)| pod.old && !pod.ready);
-    let first = staying().find(|(name, pod)| pod.old && comes_back(name));
-    let all_new = !staying().any(|(_, pod)| pod.old);
-    match (broken, first) {
-        (Some((name, pod)), _) => Next::Evict(name, pod),
-        (None, Some((name, pod))) if ready >= floor => Next::Evict(name, pod),
-        (None, None) if all_new && ready >= wanted => Next::Done,
-        _ => Next::Wait,
-    }
-}
-
-/// Whether the workload is responsible for the pod, and the pod has not ended.
-fn belongs(pod: &Pod, workload: &Workload) -> bool {
-    let owned = pod
-        .owner_references()
-        .iter()
-        .any(|owner| *owner.uid == *workload.uid);
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
-    owned && !matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn see(pod: &Pod, step: &Step) -> Seen {
-    let annotations = pod.annotations();
-    let has = |due: &Due| {
-        let value = annotations.get(&leaf_annotation(&due.secret));
-        value.is_some_and(|value| due.is_said_by(value))
-    };
-    let conditions = pod
-        .status
-        .iter()
-        .filter_map(|status| status.conditions.as_ref())
-        .flatten();
-    // When it should have ended, including its grace period.
-    let ends = pod.metadata.deletion_timestamp.as_ref();
-    let ends = ends.map(|ends| UnixTime(ends.0.as_second()));
-    Seen {
-        uid: pod.uid().unwrap_or_default().into(),
-        old: !step.leaves.iter().all(has),
-        ready: { conditions }
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-        leaving: ends.is_some(),
-        hung: ends.is_some_and(|ends| ends < UnixTime::now()),
-    }
-}
-
 /// Asks for the eviction of exactly this pod, not of a later one of the same name.
 async fn evict(
     permit: Permit<&Step>,
-    api: &Api<Pod>,
+    api: &Api<ThinPod>,
     namespace: &str,
     name: &str,
     uid: &str,
@@ -387,60 +295,5 @@ async fn evict(
         // The API server answers 500 if several budgets cover one pod, 504 if a budget was modified concurrently.
         Err(error) if matches!(error.code(), Some(429 | 500 | 504)) => Ok(Asked::Refused),
         Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_pod_goes_at_a_time_and_only_while_the_others_are_ready() {
-        // By letter: old, new, starting, leaving, broken.
-        let pod = |letter: char| Seen {
-            uid: "".into(),
-            old: "olb".contains(letter),
-            ready: "onl".contains(letter),
-            leaving: letter == 'l',
-            hung: false,
-        };
-        for (pods, floor, expected) in [
-            ("oo", 2, "evict db-0"),
-            ("lo", 2, "wait"),
-            ("lno", 2, "evict db-2"),
-            ("no", 2, "evict db-1"),
-            ("so", 2, "wait"),
-            ("nn", 2, "done"),
-            ("lnn", 2, "done"),
-            ("ns", 2, "wait"),
-            ("ob", 2, "evict db-1"),
-            ("sb", 2, "evict db-1"),
-            ("", 2, "wait"),
-            // One was not ready before: the other one does not wait for it, but nothing is done without it.
-            ("lo", 1, "evict db-1"),
-            ("so", 1, "evict db-1"),
-            ("ln", 1, "wait"),
-            ("sn", 1, "wait"),
-            ("sl", 1, "wait"),
-            ("l", 0, "wait"),
-        ] {
-            let named = pods
-                .chars()
-                .enumerate()
-                .map(|(number, letter)| (format!("db-{number}"), pod(letter)));
-            let seen: BTreeMap<String, Seen> = named.collect();
-            let said = match next(&seen, 2, floor, false) {
-                Next::Done => "done".to_owned(),
-                Next::Wait => "wait".to_owned(),
-                Next::Evict(name, _) => format!("evict {name}"),
-            };
-            assert_eq!(said, expected, "{pods}");
-            // A controller that creates pods in order creates none while a lower one is missing.
-            let kept = ["lo", "lno", "so"].contains(&pods);
-            if let Next::Evict(..) = next(&seen, 2, floor, true) {
-                assert!(!kept, "{pods}");
-            }
-        }
-        assert_eq!(next(&BTreeMap::new(), 0, 0, true), Next::Done);
     }
 }

@@ -198,7 +198,9 @@ impl Roller {
                         ended => ended,
                     });
                 }
-                Waited::Forbidden(why) => return Ok(Ended::Failed(why, Weight::Alone)),
+                Waited::Forbidden(why) | Waited::TooMany(why) => {
+                    return Ok(Ended::Failed(why, Weight::Alone));
+                }
                 Waited::Failed(_, why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
                 // None of its pods has proven the certificate, and no other workload has.
                 Waited::Failed(numbers, why)

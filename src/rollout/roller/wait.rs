@@ -53,6 +53,8 @@ pub(super) enum Waited {
     Failed(Numbers, String),
     /// A right is missing, in words.
     Forbidden(String),
+    /// It has more pods than are replaced, in words.
+    TooMany(String),
     /// This Secret was withdrawn.
     Withdrawn(Box<str>, Withdrawal),
 }

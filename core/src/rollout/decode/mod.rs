@@ -117,7 +117,7 @@ pub struct Meta {
     resource_version: Box<str>,
     generation: Option<i64>,
     creation_timestamp: Option<Box<str>>,
-    deletion_timestamp: Option<IgnoredAny>,
+    deletion_timestamp: Option<Box<str>>,
     annotations: Option<OwnAnnotations>,
     owner_references: Kept<Owner>,
     managed_fields: Kept<ManagedFields>,
@@ -161,6 +161,7 @@ struct Owner {
     controller: Option<bool>,
     kind: Box<str>,
     name: Box<str>,
+    uid: Box<str>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -405,6 +406,32 @@ impl Object {
 }
 
 impl Meta {
+    /// The object's uid.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The object's resourceVersion.
+    pub fn resource_version(&self) -> &str {
+        &self.resource_version
+    }
+
+    /// When it should have ended, if it is being deleted.
+    pub fn ends(&self) -> Option<UnixTime> {
+        instant(self.deletion_timestamp.as_deref())
+    }
+
+    /// One of its own annotations that are ours.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        let OwnAnnotations(own) = self.annotations.as_ref()?;
+        own.get(key).map(|value| &**value)
+    }
+
+    /// Whether the object with this uid controls it.
+    pub fn is_controlled_by(&self, uid: &str) -> bool {
+        self.owner_references.iter().any(|owner| &*owner.uid == uid)
+    }
+
     /// When it was created, by the API server's clock.
     pub fn created(&self) -> Option<UnixTime> {
         instant(self.creation_timestamp.as_deref())

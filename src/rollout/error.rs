@@ -1,4 +1,4 @@
-//! Errors of rollouts: those of the API server, and a namespace that is too much to plan.
+//! Errors of rollouts: those of the API server, and a namespace that is too much to plan or to wait for.
 
 use thiserror::Error;
 
@@ -20,6 +20,16 @@ pub enum Error {
         /// The limit in bytes.
         most: usize,
     },
+    /// Too many workloads of the namespace wait without a place.
+    #[error(
+        "{most} other workloads of namespace {namespace} make no progress or take long: it is waited for again later"
+    )]
+    Crowded {
+        /// The namespace.
+        namespace: Box<str>,
+        /// How many are waited for at the same time.
+        most: usize,
+    },
 }
 
 impl Error {
@@ -29,6 +39,7 @@ impl Error {
         match self {
             Self::Api(error) => error.reason(),
             Self::TooMuch { .. } => "TooMuch",
+            Self::Crowded { .. } => "Crowded",
         }
     }
 
@@ -42,7 +53,7 @@ impl Error {
     pub(super) fn code(&self) -> Option<u16> {
         match self {
             Self::Api(error) => error.code(),
-            Self::TooMuch { .. } => None,
+            Self::TooMuch { .. } | Self::Crowded { .. } => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The next place goes to the namespace that has the fewest; within it, to the certificate that ends soonest. Urgency
 //! is worth a bounded lead, since anybody who may edit a Secret may forge it, and no waiting caller is overtaken for
 //! ever. A place is given back when it is dropped, or as soon as its workload makes no progress; one that is held for
-//! very long is passed on although its workload still moves.
+//! very long is passed on although its workload still moves. A few holders of each namespace may wait on without it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,6 +19,9 @@ const LEAD: Duration = Duration::from_secs(600);
 /// Longest time that a place is held while others wait; then it counts as given back. Most workloads take less; a
 /// namespace of workloads that take hours each would keep all others waiting.
 const TURN: Duration = Duration::from_secs(600);
+/// Most holders of a namespace that wait on after their place was given back or passed on. Each has a watch, with a
+/// buffer of up to 256 KiB.
+pub(super) const WITHOUT_PLACE: usize = 20;
 
 /// What all rollouts share.
 #[derive(Debug)]
@@ -34,6 +37,9 @@ struct State {
     held: BTreeMap<u64, Held>,
     /// Number of held places by namespace; no entry is zero.
     taken: HashMap<Box<str>, usize>,
+    /// Former places whose holders wait on, and their number by namespace; no number is zero.
+    without_place: HashMap<u64, Box<str>>,
+    waiting_on: HashMap<Box<str>, usize>,
     /// Waiting callers by namespace; no entry is empty.
     waiting: BTreeMap<Box<str>, Waiting>,
     numbers: u64,
@@ -72,6 +78,8 @@ impl Budget {
             places: concurrency.max(1),
             held: BTreeMap::new(),
             taken: HashMap::new(),
+            without_place: HashMap::new(),
+            waiting_on: HashMap::new(),
             waiting: BTreeMap::new(),
             numbers: 0,
         };
@@ -156,7 +164,7 @@ impl State {
             && held.since.elapsed() >= TURN
         {
             let number = *number;
-            self.give_back(number);
+            self.pass_on(number);
         }
         if self.held.len() >= self.places {
             return None;
@@ -192,16 +200,29 @@ impl State {
 
     /// Frees a place; false where it was passed on before.
     fn give_back(&mut self, number: u64) -> bool {
-        let Some(Held { namespace, .. }) = self.held.remove(&number) else {
+        if let Some(namespace) = self.without_place.remove(&number) {
+            one_less(&mut self.waiting_on, &namespace);
+        }
+        self.free(number).is_some()
+    }
+
+    /// Frees a place whose holder waits on, unless too many of its namespace do; false where it was passed on before.
+    fn pass_on(&mut self, number: u64) -> bool {
+        let Some(namespace) = self.free(number) else {
             return false;
         };
-        if let Some(taken) = self.taken.get_mut(&namespace) {
-            *taken -= 1;
-            if *taken == 0 {
-                self.taken.remove(&namespace);
-            }
+        let waiting = self.waiting_on.entry(namespace.clone()).or_default();
+        if *waiting < WITHOUT_PLACE {
+            *waiting += 1;
+            self.without_place.insert(number, namespace);
         }
         true
+    }
+
+    fn free(&mut self, number: u64) -> Option<Box<str>> {
+        let Held { namespace, .. } = self.held.remove(&number)?;
+        one_less(&mut self.taken, &namespace);
+        Some(namespace)
     }
 
     /// When the place that is held longest is passed on.
@@ -211,7 +232,36 @@ impl State {
     }
 }
 
+fn one_less(counts: &mut HashMap<Box<str>, usize>, namespace: &str) {
+    if let Some(count) = counts.get_mut(namespace) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(namespace);
+        }
+    }
+}
+
 impl RolloutSlot {
+    /// Frees the place, if it has not been passed on: whether its holder may wait on without it.
+    pub(super) fn wait_on(&mut self) -> bool {
+        if let Some((budget, number)) = &self.of {
+            let is_freed = budget.state().pass_on(*number);
+            if is_freed {
+                budget.call();
+            }
+        }
+        self.may_wait()
+    }
+
+    /// Whether its holder may wait on: it has its place, or is one of the few of its namespace that wait without one.
+    pub(super) fn may_wait(&self) -> bool {
+        let Some((budget, number)) = &self.of else {
+            return true;
+        };
+        let state = budget.state();
+        state.held.contains_key(number) || state.without_place.contains_key(number)
+    }
+
     /// Frees the place, once.
     pub(in crate::rollout) fn give_back(&mut self) {
         if let Some((budget, number)) = self.of.take()
@@ -375,6 +425,36 @@ mod tests {
         assert!(next.now_or_never().is_some());
         assert!(budget.state().held.is_empty());
         assert!(budget.state().taken.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_of_a_namespace_wait_on_without_a_place() {
+        let budget = Arc::new(Budget::new(1, 1));
+        let place = |namespace| {
+            let place = budget.place(namespace, UnixTime(0)).now_or_never();
+            place.unwrap()
+        };
+        let mut waiting = Vec::new();
+        for _ in 0..WITHOUT_PLACE {
+            let mut place = place("a");
+            assert!(place.wait_on() && place.wait_on() && place.may_wait());
+            waiting.push(place);
+        }
+        let mut late = place("a");
+        assert!(late.may_wait() && !late.wait_on() && !late.may_wait());
+        let mut other = place("b");
+        assert!(other.wait_on());
+        drop(waiting.pop());
+        let mut next = place("a");
+        assert!(next.wait_on(), "there is room again");
+        // One whose place is passed on waits without it too.
+        let held = place("a");
+        tokio::time::advance(TURN).await;
+        let later = place("b");
+        assert!(!held.may_wait() && later.may_wait());
+        drop((waiting, late, other, next, held, later));
+        let state = budget.state();
+        assert!(state.without_place.is_empty() && state.waiting_on.is_empty());
     }
 
     /// Runs a test on a thread with a small stack, with timers.

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use self::pods::{MOST, Next, Pods, ThinPod};
 use super::looks::Looks;
-use super::wait::{Wait, Waited, stalled};
+use super::wait::{Wait, Waited, stalled, wait_on};
 use crate::cluster::{self, Call};
 use crate::process::permit::Permit;
 use crate::rollout::error::Error;
@@ -212,8 +212,9 @@ impl Replacing<'_> {
                     return Ok(Some(Waited::Failed(numbers, why)));
                 }
             }
-        } else if self.last.elapsed() >= stalled(patience) {
-            self.wait.place.give_back();
+        } else {
+            let stalls = self.last.elapsed() >= stalled(patience);
+            wait_on(self.wait.place, namespace, stalls)?;
         }
         Ok(None)
     }

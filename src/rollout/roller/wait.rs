@@ -15,7 +15,7 @@ use kube::Client;
 use kube::api::{Api, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::concurrency::RolloutSlot;
+use super::concurrency::{RolloutSlot, WITHOUT_PLACE};
 use super::looks::Withdrawal;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
@@ -35,6 +35,26 @@ pub(in crate::rollout) const GLANCE: Duration = Duration::from_secs(30);
 pub(super) fn stalled(patience: Duration) -> Duration {
     const STALLED: Duration = Duration::from_secs(120);
     STALLED.min(patience / 2)
+}
+
+/// Gives the place back to others once a workload `stalls`. A few of a namespace are waited for without a place, and so
+/// are those whose place was passed on because they take long.
+///
+/// # Errors
+/// When too many are: the rollout is interrupted, and goes on later.
+pub(super) fn wait_on(place: &mut RolloutSlot, namespace: &str, stalls: bool) -> Result<(), Error> {
+    let may_wait = if stalls {
+        place.wait_on()
+    } else {
+        place.may_wait()
+    };
+    if may_wait {
+        return Ok(());
+    }
+    Err(Error::Crowded {
+        namespace: namespace.into(),
+        most: WITHOUT_PLACE,
+    })
 }
 
 /// How a wait ended.
@@ -179,6 +199,7 @@ async fn observe(
                 Waited::Failed(stands, why)
             });
         }
+        wait_on(place, namespace, false)?;
         seen = loop {
             let limit = if last.elapsed() < stalled(patience) {
                 stalled(patience)
@@ -188,7 +209,7 @@ async fn observe(
             match timeout_at(last + limit, versions.next()).await {
                 Ok(Some(next)) => break next,
                 Ok(None) => return Ok(Waited::Gone),
-                Err(_) if last.elapsed() < patience => place.give_back(),
+                Err(_) if last.elapsed() < patience => wait_on(place, namespace, true)?,
                 // Read the workload before it counts as stuck: the watch may have been silent for another reason.
                 Err(_) => match versions.read().await? {
                     Some(next) => break next,
@@ -377,5 +398,46 @@ mod tests {
         };
         assert_eq!(settled(wait).await.unwrap(), Waited::Done(0));
         assert!(ended.load(Ordering::Relaxed));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn few_workloads_of_a_namespace_are_waited_for_without_a_place() {
+        let deployment = json!({
+            "metadata": {"name": "web", "uid": "u", "resourceVersion": "7", "generation": 2},
+            "spec": {"replicas": 1},
+            "status": {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 0, "availableReplicas": 1}});
+        let (ended, come) = (Arc::new(AtomicBool::new(false)), deployment.to_string());
+        let server = service_fn(move |request: Request<Body>| {
+            let is_watch = { request.uri().query() }.is_some_and(|it| it.contains("watch="));
+            let answer = match is_watch {
+                true => Answer(None, Some(Arc::clone(&ended))),
+                false => Answer(Some(Bytes::from(come.clone())), None),
+            };
+            async move { Ok::<_, Infallible>(Response::new(answer)) }
+        });
+        let client = Client::new(server, "shop");
+        let workload = testing::workload(Kind::Deployment, deployment);
+        let budget = Arc::new(Budget::new(1, 1));
+        let mut others = Vec::new();
+        for _ in 0..WITHOUT_PLACE {
+            let mut place = budget.place("shop", UnixTime::NEVER).await;
+            assert!(place.wait_on());
+            others.push(place);
+        }
+        for room in [false, true] {
+            let mut place = budget.place("shop", UnixTime::NEVER).await;
+            let wait = Wait {
+                client: &client,
+                namespace: "shop",
+                workload: &workload,
+                patience: Duration::from_secs(60),
+                place: &mut place,
+            };
+            match settled(wait).await {
+                Ok(Waited::Failed(..)) => assert!(room),
+                Err(Error::Crowded { .. }) => assert!(!room),
+                other => panic!("{other:?}"),
+            }
+            drop(others.pop());
+        }
     }
 }

@@ -129,7 +129,8 @@ fn a_secret_of_a_mebibyte_is_decoded_in_time_whoever_it_concerns() {
         let full = timed("a full Secret", || {
             serde_json::from_str::<FullSecret>(&json).unwrap()
         });
-        assert_eq!(full.data.len(), 8_002);
+        // The pair, and a thousand of the keys that nothing names.
+        assert_eq!(full.data.len(), 1_002);
     }
 }
 

@@ -4,7 +4,7 @@
 //! The annotation is read here as far as it parses, since a Secret is watched even if a part of its settings does not
 //! parse.
 
-use crate::secret::annotations::SEPARATORS;
+use crate::secret::annotations::{MAX_ITEMS, SEPARATORS};
 
 /// The type whose keys Kubernetes fixes.
 pub const TLS_TYPE: &str = "kubernetes.io/tls";
@@ -70,6 +70,13 @@ fn private_key(outputs: &str) -> Option<&str> {
     of(|parts| parts == ["key"])
         .or_else(|| of(|parts| parts.contains(&"key")))
         .or_else(|| of(|parts| parts == ["der-key"]))
+}
+
+/// The keys that an `outputs` annotation names: those of the pair, and as many as it may have.
+pub(in crate::secret) fn named(outputs: &str) -> impl Iterator<Item = &str> {
+    let pair = [certificate_key(outputs), private_key(outputs)];
+    let all = entries(outputs).map(|(name, _)| name);
+    pair.into_iter().flatten().chain(all.take(MAX_ITEMS))
 }
 
 /// The entries of `name=part+part, …`, without those in another form.

@@ -4,7 +4,7 @@
 //! name only, and decoding cannot fail (see [`super::lenient`]). It also keeps the other writers of the Secret, to name
 //! the other owner of a conflict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Deref;
 
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::head::{Head, is_a_secret};
 use super::keepers::{self, Keeper, Manager, Owner};
 use super::lenient::{Fill, Shape};
-use crate::secret::data::data_keys::DataKeys;
+use crate::secret::data::data_keys::{self, DataKeys};
 use crate::secret::{keys, parts};
 use crate::time::UnixTime;
 
@@ -35,7 +35,8 @@ pub struct FullSecret {
     pub managers: Vec<Manager>,
     /// Who owns it (ownerReferences).
     pub owners: Vec<Owner>,
-    /// Decoded values; a value that is not base64 is left out.
+    /// Decoded values; a value that is not base64 is left out. Of keys that nothing names, only the first
+    /// [`MOST_UNNAMED`].
     pub data: Data,
 }
 
@@ -51,6 +52,10 @@ impl Deref for LightSecret {
     }
 }
 
+/// Most keys of the data that are read of a Secret although neither Kubernetes nor an annotation gives them a meaning. Its
+/// mebibyte counts values only, so it may have more than a hundred thousand keys, at a hundred bytes each in memory. What
+/// is not read stays on the Secret: a write names the keys that it changes.
+const MOST_UNNAMED: usize = 1_000;
 /// Most bytes of data that a renewal keeps: a chain of about a dozen certificates, or a bundle, and its other forms.
 const MOST_DATA: usize = 256 * 1024;
 /// Most field managers that a renewal keeps.
@@ -98,6 +103,19 @@ impl FullSecret {
             .into_iter()
             .collect();
         LightSecret(self)
+    }
+
+    /// The data keys that have a meaning for us: those of every TLS Secret, and those that its annotations name.
+    fn named(&self) -> BTreeSet<String> {
+        let annotation = |key| self.head.annotation(key);
+        let outputs = annotation(keys::OUTPUTS).into_iter();
+        let password = annotation(keys::PKCS12_PASSWORD_KEY).map(str::trim);
+        ["tls.crt", "tls.key", parts::CA_KEY]
+            .into_iter()
+            .chain(outputs.flat_map(data_keys::named))
+            .chain(password)
+            .map(str::to_owned)
+            .collect()
     }
 
     /// When its data was last written, by the API server's clock; `None` if managedFields do not say.
@@ -158,7 +176,15 @@ impl Shape for FullSecret {
             "metadata" => map.next_value_seed(Fill(&mut Metadata(self))),
             "type" => map.next_value_seed(Fill(&mut self.kind)),
             "immutable" => map.next_value_seed(Fill(&mut self.head.immutable)),
-            "data" => map.next_value_seed(Fill(&mut self.data)),
+            // An API server sends the annotations before.
+            "data" => {
+                let named = self.named();
+                map.next_value_seed(Fill(&mut Entries {
+                    data: &mut self.data,
+                    named,
+                    unnamed: 0,
+                }))
+            }
             _ => ().member(key, map),
         }
     }
@@ -176,12 +202,26 @@ impl Shape for Metadata<'_> {
     }
 }
 
-impl Shape for Data {
+/// The data while it is read.
+struct Entries<'a> {
+    data: &'a mut Data,
+    /// The keys that are read whatever comes before them.
+    named: BTreeSet<String>,
+    /// How many others were read.
+    unnamed: usize,
+}
+
+impl Shape for Entries<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        let is_named = self.named.contains(key);
+        if !is_named && self.unnamed >= MOST_UNNAMED {
+            return ().member(key, map);
+        }
         let mut value = Value(None);
         map.next_value_seed(Fill(&mut value))?;
         if let Some(value) = value.0 {
-            self.insert(key.to_owned(), value);
+            self.unnamed += usize::from(!is_named);
+            self.data.insert(key.to_owned(), value);
         }
         Ok(())
     }
@@ -198,7 +238,7 @@ impl Shape for Value {
 #[cfg(test)]
 mod tests {
     use crate::secret::object::thin::ThinSecret;
-    use serde_json::{Value, from_value, json};
+    use serde_json::{Value, from_str, from_value, json};
 
     use super::*;
 
@@ -232,6 +272,29 @@ mod tests {
             .map(|it| it.api_version.len() + it.kind.len() + it.name.len() + it.uid.len());
         assert!(texts.sum::<usize>() < 1_000, "{owners:?}");
         assert_eq!(light.kept_for().unwrap().to_string(), "ExternalSecret");
+    }
+
+    #[test]
+    fn of_very_many_data_keys_those_with_a_meaning_are_read_and_a_thousand_others() {
+        let many: Vec<String> = (0..20_000).map(|it| format!(r#""a{it}":"""#)).collect();
+        let named = [
+            "ca.crt", "pass", "site.key", "site.pem", "tls.crt", "tls.key",
+        ];
+        let values = named.map(|key| format!(r#""{key}":"QQ==""#));
+        let json = format!(
+            r#"{{"metadata":{{"name":"a","namespace":"b","annotations":{{
+            "cert-renew.io/outputs":"site.pem=fullchain,site.key=key",
+            "cert-renew.io/pkcs12-password-key":" pass "}}}},
+            "data":{{{},{}}},"type":"Opaque"}}"#,
+            many.join(","),
+            values.join(","),
+        );
+        let secret: FullSecret = from_str(&json).unwrap();
+        assert_eq!(secret.data.len(), MOST_UNNAMED + named.len());
+        for key in named {
+            assert_eq!(secret.data[key].as_slice(), b"A", "{key}");
+        }
+        assert_eq!(secret.pair(), (&b"A"[..], &b"A"[..]));
     }
 
     #[test]

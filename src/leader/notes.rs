@@ -17,7 +17,7 @@ use cert_renew_core::secret::data::outputs::Part;
 use cert_renew_core::secret::object::full::FullSecret;
 use cert_renew_core::secret::object::head::Head;
 use cert_renew_core::secret::settings::Problem;
-use cert_renew_core::secret::{SecretRef, keys};
+use cert_renew_core::secret::{SecretRef, keys, parts};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::state_line::{self, Facts, StateLine};
@@ -155,6 +155,10 @@ async fn look(
     if assessment.copied_record {
         return Ok(nothing);
     }
+    // Of the data only what the look needs is held while others are asked.
+    let password = assessment.settings.pkcs12_password_key.as_deref();
+    let needed: Vec<&str> = password.into_iter().chain([parts::CA_KEY]).collect();
+    let secret = secret.lighten(&needed);
     let found = lookups::problems(all, key, &secret, &assessment);
     let Ok(Found {
         problems: found,

@@ -77,11 +77,8 @@ impl Renewal<'_> {
     /// # Errors
     /// When it, or the labels of a namespace where they matter, cannot be read, or the config has no such issuer.
     pub(super) async fn read(self, now: UnixTime) -> Result<Option<RenewalTarget>, Failure> {
-        let secret = match secrets::get(&self.shared.client, self.key).await {
-            Err(cluster::Error::NotFound { .. }) => return Ok(None),
-            secret => secret?,
-        };
         let config = self.shared.config();
+        // Before the Secret, so that none is held with all of its data while this answer is waited for.
         let (labels, unread) = if config.needs_namespace_labels() {
             match namespaces::labels(&self.shared.client, &self.key.namespace).await {
                 Ok(labels) => (Some(labels), None),
@@ -89,6 +86,10 @@ impl Renewal<'_> {
             }
         } else {
             (None, None)
+        };
+        let secret = match secrets::get(&self.shared.client, self.key).await {
+            Err(cluster::Error::NotFound { .. }) => return Ok(None),
+            secret => secret?,
         };
         let view = (&*config, view_of(labels.as_ref()));
         let Some(assessment) = assess::of_full(now, self.key, &secret, view, |leaf| {
@@ -254,5 +255,43 @@ impl Failure {
             what: Box::new(self),
             of: Box::new(of),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::Client;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::context::tests::with;
+    use crate::renewal::renewals::Renewals;
+
+    #[tokio::test]
+    async fn labels_are_asked_for_before_the_secret_is_held() {
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = Arc::clone(&asked);
+        // It has nothing.
+        let answer = move |request: Request<Body>| {
+            noted.lock().push(request.uri().path().to_owned());
+            let gone = Response::builder().status(404).body(Body::empty());
+            async move { Ok::<_, Infallible>(gone.unwrap()) }
+        };
+        let (shared, in_force) = with(Client::new(service_fn(answer), "cert-renew"));
+        let config = "issuers: {le: {directory: https://ca.example/, allow: [{namespaceSelector: {matchLabels: {a: b}}, \
+                      names: ['*.shop.example']}]}}";
+        in_force.send_replace(Arc::new(Config::parse(config).unwrap()));
+        let (renewals, key) = (Renewals::new(shared), SecretRef::new("shop", "tls"));
+        let _ = renewals.of(&key).read(UnixTime::now()).await;
+        let expected = [
+            "/api/v1/namespaces/shop",
+            "/api/v1/namespaces/shop/secrets/tls",
+        ];
+        assert_eq!(*asked.lock(), expected);
     }
 }

@@ -68,6 +68,16 @@ pub async fn get(client: &Client, key: &SecretRef) -> Result<FullSecret, Error> 
     call(|| format!("reading Secret {key}"), api.get(&key.name)).await
 }
 
+/// GETs the Secret without its data, of which there may be very much.
+///
+/// # Errors
+/// [`Error::NotFound`] if it is gone, and those of every call.
+pub async fn head(client: &Client, key: &SecretRef) -> Result<Head, Error> {
+    let api: Api<ThinSecret> = Api::namespaced(client.clone(), &key.namespace);
+    let secret = call(|| format!("reading Secret {key}"), api.get(&key.name)).await?;
+    Ok(secret.head)
+}
+
 /// Patches exactly the version that was read as `head`, guarded by its uid and resourceVersion.
 ///
 /// # Errors

@@ -456,7 +456,10 @@ impl Renewal<'_> {
     /// Writes the error onto the Secret; where that fails, Event and log have it.
     async fn inscribe(self, uid: &str, text: &str, retry_at: UnixTime) {
         let written = async {
-            let secret = secrets::get(&self.shared.client, self.key).await?;
+            // Nothing else of it is held until the API server has answered.
+            let head = secrets::head(&self.shared.client, self.key)
+                .await?
+                .identity();
             let mut annotations = vec![
                 (keys::LAST_ERROR, Some(text.to_owned())),
                 (keys::RETRY_AT, Some(retry_at.to_string())),
@@ -466,10 +469,10 @@ impl Renewal<'_> {
                 facts.entry.renew_at = retry_at;
             }));
             let changes = Changes::of(annotations);
-            if secret.head.uid() != uid {
+            if head.uid() != uid {
                 return Ok(());
             }
-            secrets::patch(&self.shared.client, &secret.head, &changes)
+            secrets::patch(&self.shared.client, &head, &changes)
                 .await
                 .map(|_| ())
         };

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use test_bench::report::Report;
 use test_bench::{Result, ensure};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::rows::rows;
@@ -295,7 +296,8 @@ async fn attempt(client: &Client, open: &mut Option<String>) -> std::result::Res
     result
 }
 
-async fn walk(row: Row) -> Result<()> {
+/// The CA of a row, a client of it, and its server.
+async fn served(row: &Row) -> Result<(Arc<Ca>, Client, JoinHandle<std::io::Result<()>>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let base = format!("http://{}", listener.local_addr()?);
     let ca = Arc::new(Ca {
@@ -309,6 +311,11 @@ async fn walk(row: Row) -> Result<()> {
     let router = Router::new().fallback(respond).with_state(Arc::clone(&ca));
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
     let client = client_at(format!("{base}/directory"))?;
+    Ok((ca, client, server))
+}
+
+async fn walk(row: Row) -> Result<()> {
+    let (ca, client, server) = served(&row).await?;
     let (mut open, mut said) = (None, Vec::new());
     for number in 0..TRIES {
         let mut result = attempt(&client, &mut open).await;
@@ -362,5 +369,23 @@ async fn after_any_answer_the_next_try_succeeds_and_none_counts_as_a_validation_
         wrong.len(),
         wrong.join("\n")
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_with_very_many_authorizations_is_refused() -> Result<()> {
+    let urls = (0..13).map(|number| format!("https://ca.example/{number}"));
+    let row = Row {
+        point: "new-order",
+        strange: Strange::With("/authorizations", json!(urls.collect::<Vec<_>>())),
+        is_failed_validation: false,
+    };
+    let (_, client, server) = served(&row).await?;
+    let mut open = None;
+    let refused = attempt(&client, &mut open).await;
+    ensure!(refused.is_err() && open.is_none(), "{refused:?} {open:?}");
+    let next = attempt(&client, &mut open).await;
+    ensure!(next.is_ok(), "{next:?}");
+    server.abort();
     Ok(())
 }

@@ -15,6 +15,7 @@ use std::collections::HashSet;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use cert_renew_core::certificate::x509::MAX_NAMES;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 use instant_acme::{AuthorizationStatus, ChallengeStatus, Identifier, NewOrder, OrderStatus};
@@ -33,6 +34,13 @@ use crate::acme::transport::http::Answer;
 use crate::acme::transport::{body, poll_interval};
 use crate::net::egress::Nearby;
 
+/// Most authorizations of an order for so many names. RFC 8555, 7.1.3, promises no fixed relation, so there is room for
+/// two of each name and some of the account; each is stored, and costs a request at every look.
+const fn most_authorizations(names: usize) -> usize {
+    2 * names + 10
+}
+/// Most authorizations that are kept of any order; one more is read, so that too many can be told.
+const MOST_AUTHORIZATIONS: usize = most_authorizations(MAX_NAMES);
 /// Most alternate chains that are fetched: no CA has more roots, and each costs a request.
 const ALTERNATES: usize = 5;
 
@@ -78,10 +86,13 @@ impl<'de> Deserialize<'de> for State {
         let json = Value::deserialize(deserializer)?;
         let status = body::word(&json, "status")
             .ok_or_else(|| D::Error::custom("an order without a status that RFC 8555 knows"))?;
+        let mut authorizations = body::texts(&json, "authorizations");
+        authorizations.truncate(MOST_AUTHORIZATIONS + 1);
+        authorizations.shrink_to_fit();
         Ok(Self {
             status,
             expires: body::text(&json, "expires"),
-            authorizations: body::texts(&json, "authorizations"),
+            authorizations,
             finalize: body::text(&json, "finalize"),
             certificate: body::text(&json, "certificate"),
             replaces: body::text(&json, "replaces"),
@@ -94,13 +105,18 @@ impl State {
     /// Updates the order. Authorizations that the CA no longer lists are kept: some list only the valid ones in a
     /// failed order, and the failed ones are needed.
     fn follow(&mut self, mut now: Self) {
-        let mut known: HashSet<String> = now.authorizations.iter().cloned().collect();
-        let former = std::mem::take(&mut self.authorizations).into_iter();
-        now.authorizations
-            .extend(former.filter(|url| known.insert(url.clone())));
+        now.remember(std::mem::take(&mut self.authorizations));
         // An answer to finalize may leave out known members.
         now.finalize = now.finalize.or_else(|| self.finalize.take());
         *self = now;
+    }
+
+    /// Adds the authorizations that the order had before, as far as there is room.
+    fn remember(&mut self, former: Vec<String>) {
+        let mut known: HashSet<String> = self.authorizations.iter().cloned().collect();
+        let room = MOST_AUTHORIZATIONS.saturating_sub(self.authorizations.len());
+        let former = former.into_iter().filter(|url| known.insert(url.clone()));
+        self.authorizations.extend(former.take(room));
     }
 }
 
@@ -183,6 +199,10 @@ impl Client {
         let missing = || Error::unexpected(Action::NewOrder, &answer.host, "no Location header");
         let url = answer.location.clone().ok_or_else(missing)?;
         let mut order = Order::read(self, url, Action::NewOrder, &answer)?;
+        if order.state.authorizations.len() > most_authorizations(names.len()) {
+            let what = "an order with more than two authorizations for each name";
+            return Err(Error::unexpected(Action::NewOrder, &answer.host, what));
+        }
         // RFC 9773, 5: a CA that accepts it repeats it.
         order.replaces_accepted =
             replaces.is_some_and(|it| order.state.replaces == Some(it.to_string()));
@@ -196,11 +216,7 @@ impl Client {
     pub async fn resume(&self, url: &str, authorizations: &[String]) -> Result<Order, Error> {
         let answer = self.post(Action::Order, url, b"").await?;
         let mut order = Order::read(self, url.to_owned(), Action::Order, &answer)?;
-        for url in authorizations {
-            if !order.state.authorizations.contains(url) {
-                order.state.authorizations.push(url.clone());
-            }
-        }
+        order.state.remember(authorizations.to_vec());
         order.replaces_accepted = order.state.replaces.is_some();
         Ok(order)
     }
@@ -482,21 +498,45 @@ mod tests {
 
     use super::*;
 
+    /// An order with as many authorizations, numbered from `first` on.
+    fn state(first: usize, count: usize) -> State {
+        let urls: Vec<String> = (first..first + count).map(url).collect();
+        serde_json::from_value(json!({"status": "pending", "authorizations": urls})).unwrap()
+    }
+
+    fn url(number: usize) -> String {
+        format!("https://ca.example/{number:07}")
+    }
+
     #[test]
-    fn an_order_with_very_many_authorizations_is_followed_in_linear_time() {
-        // One authorization for each 64 bytes of length, and as many others that the CA no longer lists.
-        let state = |length: usize, name: &str| -> State {
-            let urls = (0..length / 64).map(|it| format!("https://ca.example/{name}/{it:05}"));
-            let urls: Vec<String> = urls.collect();
-            serde_json::from_value(serde_json::json!({"status": "pending", "authorizations": urls}))
-                .unwrap()
-        };
+    fn an_order_keeps_a_bounded_number_of_authorizations_whatever_the_ca_lists() {
+        let mut order = state(0, 3);
+        // One that the CA lists no longer is kept, each once.
+        order.follow(state(1, 3));
+        assert_eq!(order.authorizations, [1, 2, 3, 0].map(url));
+        order.remember(vec![url(0), url(9)]);
+        assert_eq!(order.authorizations, [1, 2, 3, 0, 9].map(url));
+        // Others at each look.
+        for look in 1..4 {
+            order.follow(state(look * 1_000, MOST_AUTHORIZATIONS - 10));
+            assert!(order.authorizations.len() <= MOST_AUTHORIZATIONS);
+        }
+        order.follow(state(0, 150_000));
+        assert_eq!(order.authorizations.len(), MOST_AUTHORIZATIONS + 1);
+        let mut order = state(0, 3);
+        order.remember((0..150_000).map(url).collect());
+        assert_eq!(order.authorizations.len(), MOST_AUTHORIZATIONS);
+    }
+
+    #[test]
+    fn very_many_recorded_authorizations_are_remembered_in_linear_time() {
+        // One for each 64 bytes of length; a CA that lists none of them leaves room for all that there may be.
         let slow = slower_than_linear_in(
-            |length| length,
-            |length| {
-                let mut known = state(*length, "former");
-                known.follow(state(*length, "now"));
-                assert_eq!(known.authorizations.len(), 2 * (*length / 64));
+            |length| (0..length / 64).map(url).collect::<Vec<_>>(),
+            |recorded| {
+                let mut order = state(1_000_000, 0);
+                order.remember(recorded.clone());
+                assert!(order.authorizations.len() <= MOST_AUTHORIZATIONS);
             },
         );
         assert_eq!(slow, None);

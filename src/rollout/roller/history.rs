@@ -3,7 +3,7 @@
 //! Pure: the instant is an argument. Leaves that are new to a workload never count, so certificates may be as
 //! short-lived as they like; only leaves that it was patched for before do.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use cert_renew_core::rollout::types::Step;
@@ -17,52 +17,125 @@ use tokio::time::Instant;
 /// leaf, and never counts.
 const LOOP_LIMIT: usize = 10;
 const LOOP_WINDOW: Duration = Duration::from_secs(3_600);
+/// Most bytes that are remembered, which is room for some ten thousand workloads. Where there is more, the namespace that
+/// has most is forgotten: its own fights are counted from zero.
+const MOST: usize = 4 * 1024 * 1024;
+/// Time between two searches for what is older than [`LOOP_WINDOW`].
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// The patches of each workload within [`LOOP_WINDOW`], by namespace.
 #[derive(Debug, Default)]
-pub(super) struct History(HashMap<(Box<str>, WorkloadRef), VecDeque<Patched>>);
+pub(super) struct History {
+    namespaces: HashMap<Box<str>, Namespace>,
+    /// Bytes of all namespaces.
+    bytes: usize,
+    swept: Option<Instant>,
+}
 
-/// A patch of a workload.
-#[derive(Debug)]
-struct Patched {
-    at: Instant,
-    /// The leaves that it wrote, hashed with their Secrets.
-    leaves: HashSet<u64>,
-    /// All of its leaves had been written before.
-    repeats: bool,
+/// The workloads of one namespace.
+#[derive(Debug, Default)]
+struct Namespace {
+    workloads: HashMap<WorkloadRef, Patches>,
+    bytes: usize,
+}
+
+/// The patches of a workload.
+#[derive(Debug, Default)]
+struct Patches {
+    /// When each leaf was last written to it, hashed with its Secret.
+    leaves: HashMap<u64, Instant>,
+    /// The patches all of whose leaves had been written before; at most [`LOOP_LIMIT`].
+    repeats: Vec<Instant>,
 }
 
 impl History {
     /// Notes that a workload is about to be patched; false where it was recently patched for the same leaves too often.
     pub(super) fn may_patch(&mut self, now: Instant, namespace: &str, step: &Step) -> bool {
-        self.0.retain(|_, patches| {
-            while patches
-                .front()
-                .is_some_and(|patch| now.duration_since(patch.at) >= LOOP_WINDOW)
-            {
-                patches.pop_front();
-            }
-            !patches.is_empty()
-        });
-        let id = step.workload.id.clone();
-        let patches = self.0.entry((namespace.into(), id)).or_default();
+        if self.swept.is_none_or(|at| now.duration_since(at) >= SWEEP) {
+            self.sweep(now);
+        }
+        let id = &step.workload.id;
+        let mut patches = self.take(namespace, id).unwrap_or_default();
         let leaves = step.leaves.iter();
-        let leaves: HashSet<u64> = leaves
+        let leaves: Vec<u64> = leaves
             .map(|due| hash(&format!("{} {}", due.secret, due.value())))
             .collect();
-        let repeats = leaves
-            .iter()
-            .all(|leaf| patches.iter().any(|patch| patch.leaves.contains(leaf)));
-        let may = !repeats || patches.iter().filter(|it| it.repeats).count() < LOOP_LIMIT;
+        let had = |leaf: &u64| patches.leaves.get(leaf).is_some_and(|at| recent(now, *at));
+        let repeats = leaves.iter().all(had);
+        patches.repeats.retain(|at| recent(now, *at));
+        let may = !repeats || patches.repeats.len() < LOOP_LIMIT;
         if may {
-            patches.push_back(Patched {
-                at: now,
-                leaves,
-                repeats,
-            });
+            let written = leaves.into_iter().map(|leaf| (leaf, now));
+            patches.leaves.extend(written);
+            patches.repeats.extend(repeats.then_some(now));
         }
+        self.put(namespace, id, patches);
         may
     }
+
+    /// Forgets what is older than [`LOOP_WINDOW`].
+    fn sweep(&mut self, now: Instant) {
+        let mut total = 0;
+        self.namespaces.retain(|namespace, all| {
+            all.workloads.retain(|_, patches| {
+                patches.leaves.retain(|_, at| recent(now, *at));
+                patches.leaves.shrink_to_fit();
+                !patches.leaves.is_empty()
+            });
+            let workloads = all.workloads.iter();
+            all.bytes = workloads
+                .map(|(id, patches)| patches.weight(namespace, id))
+                .sum();
+            total += all.bytes;
+            !all.workloads.is_empty()
+        });
+        self.bytes = total;
+        self.swept = Some(now);
+    }
+
+    fn take(&mut self, namespace: &str, id: &WorkloadRef) -> Option<Patches> {
+        let all = self.namespaces.get_mut(namespace)?;
+        let patches = all.workloads.remove(id)?;
+        let weight = patches.weight(namespace, id);
+        all.bytes -= weight;
+        self.bytes -= weight;
+        if all.workloads.is_empty() {
+            self.namespaces.remove(namespace);
+        }
+        Some(patches)
+    }
+
+    /// Puts in what is not there. The namespace that has most makes room.
+    fn put(&mut self, namespace: &str, id: &WorkloadRef, patches: Patches) {
+        let weight = patches.weight(namespace, id);
+        let all = self.namespaces.entry(namespace.into()).or_default();
+        all.workloads.insert(id.clone(), patches);
+        all.bytes += weight;
+        self.bytes += weight;
+        while self.bytes > MOST {
+            let most = { self.namespaces.iter() }.max_by_key(|(_, all)| all.bytes);
+            let Some(most) = most.map(|(namespace, _)| namespace.clone()) else {
+                return;
+            };
+            let gone = self.namespaces.remove(&most);
+            self.bytes -= gone.map_or(0, |all| all.bytes);
+        }
+    }
+}
+
+impl Patches {
+    /// Bytes in memory, without the allocator's overhead.
+    fn weight(&self, namespace: &str, id: &WorkloadRef) -> usize {
+        let Self { leaves, repeats } = self;
+        let texts = namespace.len() + id.name.len();
+        let lists = leaves.capacity() * size_of::<(u64, Instant)>()
+            + repeats.capacity() * size_of::<Instant>();
+        size_of::<(Box<str>, Namespace)>() + size_of::<(WorkloadRef, Self)>() + texts + lists
+    }
+}
+
+fn recent(now: Instant, at: Instant) -> bool {
+    now.duration_since(at) < LOOP_WINDOW
 }
 
 /// Why [`History::may_patch`] says no.
@@ -76,6 +149,7 @@ pub(super) fn fought_over() -> String {
 #[cfg(test)]
 mod tests {
     use cert_renew_core::certificate::Fingerprint;
+    use cert_renew_core::testing::slower_than_linear_in;
 
     use super::*;
 
@@ -122,5 +196,54 @@ mod tests {
         let elsewhere = step(&[("tls", 0)]);
         assert!(history.may_patch(start, "other", &elsewhere));
         assert!(may(&mut history, 3_600 + 120, 0), "an hour after the first");
+    }
+
+    /// The same step for another Deployment.
+    fn of_another(number: usize, leaves: &[(&str, u32)]) -> Step {
+        let mut step = step(leaves);
+        step.workload.id.name = format!("web-{number}").into();
+        step
+    }
+
+    #[test]
+    fn a_namespace_with_very_many_leaves_has_no_fight_of_others_forgotten() {
+        let (mut history, now) = (History::default(), Instant::now());
+        let fought = step(&[("tls", 1)]);
+        for number in 0..=LOOP_LIMIT {
+            assert!(history.may_patch(now, "shop", &fought), "{number}");
+        }
+        let secrets: Vec<String> = (0..1_000).map(|it| format!("tls-{it}")).collect();
+        let leaves: Vec<(&str, u32)> = secrets.iter().map(|it| (it.as_str(), 1)).collect();
+        let (mut loud, mut most) = (step(&leaves), 0);
+        for number in 0..300 {
+            loud.workload.id.name = format!("web-{number}").into();
+            assert!(history.may_patch(now, "loud", &loud));
+            let counted: usize = history.namespaces.values().map(|all| all.bytes).sum();
+            assert_eq!(history.bytes, counted);
+            most = most.max(counted);
+        }
+        assert!((MOST / 2..=MOST).contains(&most), "{most}");
+        assert!(!history.may_patch(now, "shop", &fought));
+        // An hour later nothing is left of all that.
+        let later = now + LOOP_WINDOW;
+        assert!(history.may_patch(later, "shop", &fought));
+        assert_eq!(history.namespaces.len(), 1);
+    }
+
+    #[test]
+    fn a_patch_costs_no_more_where_very_many_others_are_remembered() {
+        let now = Instant::now();
+        let slow = slower_than_linear_in(
+            |length| {
+                let all = (0..length / 256).map(|number| of_another(number, &[("tls", 1)]));
+                all.collect::<Vec<_>>()
+            },
+            |steps| {
+                let mut history = History::default();
+                let may = |step| history.may_patch(now, "shop", step);
+                assert!(steps.iter().all(may));
+            },
+        );
+        assert_eq!(slow, None);
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 
 /// Namespace and name.
-type Place = (Box<str>, Box<str>);
+pub type Place = (Box<str>, Box<str>);
 
 /// Items of Secrets, in the order in which they came.
 #[derive(Debug)]
@@ -38,10 +38,21 @@ impl<T> Fair<T> {
 
     /// Adds an item of a Secret in place of those that it has.
     pub fn set(&mut self, place: (&str, &str), item: T) {
+        self.forget(place);
+        self.add(place, item);
+    }
+
+    /// Drops the items of a Secret.
+    pub fn forget(&mut self, place: (&str, &str)) {
         while let Some(at) = self.items.iter().position(|(it, _)| is(it, place)) {
             self.remove(at);
         }
-        self.add(place, item);
+    }
+
+    /// Takes all items, each with namespace and name of its Secret, in the order in which they came.
+    pub fn take(&mut self) -> impl Iterator<Item = (Place, T)> + use<T> {
+        self.counts.clear();
+        std::mem::take(&mut self.items).into_iter()
     }
 
     /// The items of a Secret, the latest first.
@@ -108,5 +119,10 @@ mod tests {
         assert_eq!((fair.len(), fair.counts["loud"]), (2, 1));
         fair.set(("shop", "b"), 10);
         assert_eq!((fair.len(), fair.counts["shop"]), (3, 2));
+        fair.forget(("shop", "a"));
+        let taken: Vec<(Place, i32)> = fair.take().collect();
+        let place = |namespace: &str, name: &str| -> Place { (namespace.into(), name.into()) };
+        assert_eq!(taken, [(place("loud", "a"), 9), (place("shop", "b"), 10)]);
+        assert!(fair.is_empty() && fair.counts.is_empty());
     }
 }

@@ -12,7 +12,7 @@
 
 mod watched;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockWriteGuard};
@@ -35,6 +35,7 @@ use crate::leader::handles::Handles;
 use crate::leader::sources::{Failed, Sources};
 use crate::leader::strays::Strays;
 use crate::leader::term::{Heard, Term};
+use crate::process::fair::Fair;
 use crate::process::task::Done;
 use crate::renewal::info::Suggested;
 
@@ -69,7 +70,7 @@ struct Controller {
     /// Secrets that seem to be meant and are not managed.
     strays: Strays,
     /// What a leader would have reported.
-    untold: HashMap<SecretRef, (Box<str>, Complaints)>,
+    untold: Fair<(Box<str>, Complaints)>,
 }
 
 /// Why the loop has ended.
@@ -174,7 +175,7 @@ impl Controller {
             term: None,
             sources: Sources::opened(Vec::new(), Instant::now()),
             passed_over: BTreeSet::new(),
-            untold: HashMap::new(),
+            untold: Fair::of_at_most(watched::MOST_UNTOLD),
         }
     }
 
@@ -368,7 +369,8 @@ impl Controller {
     /// Begins to work: the ledger and order records of former leaders have been read.
     fn on_opened(&mut self) {
         self.tell_strays();
-        for (key, (uid, complaints)) in std::mem::take(&mut self.untold) {
+        for ((namespace, name), (uid, complaints)) in self.untold.take() {
+            let key = SecretRef::new(namespace, name);
             self.tell(&key, &uid, &complaints);
         }
         let sources = &self.sources;
@@ -473,6 +475,7 @@ mod tests {
 
     use cert_renew_core::index::Finished;
     use cert_renew_core::schedule::due::{AT_ONCE, Due, Reason};
+    use cert_renew_core::secret::object::thin::ThinSecret;
     use cert_renew_core::testing::entries::healthy;
     use futures::stream;
     use tokio::sync::watch as channel;
@@ -508,6 +511,30 @@ mod tests {
         assert_eq!(of_lease, Ended::Unattended);
         assert_eq!(of_config, Ended::Unattended);
         assert!(kept_lease.is_some() && kept_config.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_full_of_faults_leaves_those_of_others_to_be_told() {
+        let (shared, _in_force) = without_an_answer();
+        let mut controller = Controller::new(Handles::new(shared));
+        let faulty = |namespace: &str, name: &str| -> ThinSecret {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"namespace": namespace, "name": name, "uid": name, "resourceVersion": "1",
+                    "annotations": {"cert-renew.io/issuer": "le", "cert-renew.io/renew-before": "soon"}},
+                "type": "kubernetes.io/tls",
+            }))
+            .unwrap()
+        };
+        let mut see = |secret| controller.on_event(Source(0), Ok(watcher::Event::Apply(secret)));
+        for number in 0..=watched::MOST_UNTOLD {
+            see(faulty("loud", &format!("tls-{number}")));
+        }
+        see(faulty("shop", "tls"));
+        let untold = &controller.untold;
+        assert_eq!(untold.len(), watched::MOST_UNTOLD);
+        let (uid, complaints) = untold.of(("shop", "tls")).next().unwrap();
+        assert_eq!(&**uid, "tls");
+        assert!(!complaints.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

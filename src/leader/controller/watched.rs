@@ -24,8 +24,9 @@ use crate::cluster::events::Reason;
 use crate::leader::strays::Told;
 use crate::leader::{notes, pairs};
 
-/// Most Secrets whose problems a standby remembers, some kilobytes each; the metrics count all of them.
-const MOST_UNTOLD: usize = 1_000;
+/// Most Secrets whose problems a standby remembers, some kilobytes each; the metrics count all of them. Where there are
+/// more, the namespace that has most makes room.
+pub(super) const MOST_UNTOLD: usize = 1_000;
 /// Most faults of one Secret that are reported, each in the log and by an Event: a Secret may have thousands of
 /// annotations. The metrics count all of them.
 const MOST_COMPLAINTS: usize = 10;
@@ -215,11 +216,12 @@ impl Controller {
         let told = assessment.problems.iter().take(MOST_COMPLAINTS);
         let complaints: Complaints = told.map(complaint).collect();
         if complaints.is_empty() {
-            self.untold.remove(key);
+            self.untold.forget((&*key.namespace, &*key.name));
         } else if self.term.is_some() {
             self.tell(key, uid, &complaints);
-        } else if self.untold.len() < MOST_UNTOLD || self.untold.contains_key(key) {
-            self.untold.insert(key.clone(), (uid.into(), complaints));
+        } else {
+            let place = (&*key.namespace, &*key.name);
+            self.untold.set(place, (uid.into(), complaints));
         }
     }
 
@@ -310,7 +312,7 @@ impl Controller {
     pub(super) fn forget(&mut self, key: &SecretRef) -> bool {
         self.all.renewals.info.forget(key);
         self.all.declared.secret(key, None);
-        self.untold.remove(key);
+        self.untold.forget((&*key.namespace, &*key.name));
         let entry = self.index().get(key);
         if let Some(entry) = &entry {
             self.all

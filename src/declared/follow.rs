@@ -19,6 +19,9 @@ use crate::cluster::secrets::watch;
 /// Time until a watch is tried again that the API server has refused: a right may have been given since.
 const AGAIN: Duration = Duration::from_secs(120);
 
+/// Time until a list may be made for declarations that had no room: whoever makes too many cannot have one more often.
+const LIST_AGAIN: Duration = Duration::from_secs(300);
+
 /// Where to watch, and for which class.
 type Scope = (Vec<String>, String);
 
@@ -65,24 +68,49 @@ impl Declared {
         told: &AtomicBool,
     ) {
         loop {
-            let mut events = declarations::watch(&self.shared.client, place, timeout);
-            while let Some(event) = events.next().await {
-                match event {
-                    Ok(event) => self.on_event(number, class, event),
-                    Err(error) => {
-                        if watch::is_refusal(&error) {
-                            self.refused(number, place, told);
-                            break;
-                        }
-                        tracing::debug!(
-                            error = error_chain(&error),
-                            "the watch on declarations is interrupted"
-                        );
+            tokio::select! {
+                () = self.hear((number, place), class, timeout, told) => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                () = self.has_room_again(number) => {}
+            }
+        }
+    }
+
+    /// Follows those of one place until the watch is refused.
+    async fn hear(
+        &self,
+        (number, place): (usize, Option<&str>),
+        class: &str,
+        timeout: Duration,
+        told: &AtomicBool,
+    ) {
+        let mut events = declarations::watch(&self.shared.client, place, timeout);
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => self.on_event(number, class, event),
+                Err(error) => {
+                    if watch::is_refusal(&error) {
+                        self.refused(number, place, told);
+                        break;
                     }
+                    tracing::debug!(
+                        error = error_chain(&error),
+                        "the watch on declarations is interrupted"
+                    );
                 }
             }
-            drop(events);
-            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Waits until there may be room for declarations that had none: only another list names them.
+    async fn has_room_again(&self, number: usize) {
+        loop {
+            tokio::time::sleep(LIST_AGAIN).await;
+            let is_free = self.register.lock().has_room_again(number);
+            if is_free {
+                return;
+            }
         }
     }
 

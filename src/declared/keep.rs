@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use cert_renew_core::declaration::decide::{self, Decision, Wanted};
 use cert_renew_core::declaration::mirror::{Mirror, REFUSED};
 use cert_renew_core::declaration::register::Register;
+use cert_renew_core::declaration::room::{MOST_OF_NAMESPACE, Refusal};
 use cert_renew_core::declaration::{Declaration, Source};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::keys;
@@ -69,9 +70,38 @@ impl Declared {
                     lanes.done(Instant::now(), &namespace, left, failed);
                 }
                 // At once for the first time: what changed while nobody led.
-                _ = again.tick() => self.change(Register::doubt),
+                _ = again.tick() => {
+                    self.change(Register::doubt);
+                    self.tell_refusals();
+                }
                 () = pause => {}
             }
+        }
+    }
+
+    /// Reports once that a namespace has more declarations than are followed.
+    fn tell_refusals(&self) {
+        let refusals = self.register.lock().refusals();
+        for Refusal {
+            namespace,
+            by,
+            uid,
+            refused,
+        } in refusals
+        {
+            let note = format!(
+                "namespace {namespace} has more than {MOST_OF_NAMESPACE} declarations: the youngest, such as {refused}, are \
+                 not followed; when others are deleted, they are within ten minutes"
+            );
+            tracing::warn!(%namespace, note, "declarations are not followed");
+            let by = Version {
+                namespace: &namespace,
+                name: &by.name,
+                uid: &uid,
+                resource_version: "",
+            };
+            let events = &self.shared.events;
+            events.on(by.reference(), Reason::DeclarationRefused, &note);
         }
     }
 

@@ -13,6 +13,7 @@
 pub mod decide;
 pub mod mirror;
 pub mod register;
+pub mod room;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::mirror::{self, Mirror};
+use super::room::{Refusal, Room};
 use super::{Brief, Declaration, MOST_OF_SECRET, Source, digest};
 use crate::secret::SecretRef;
 use crate::secret::declared::{Record, is_marked};
@@ -24,6 +25,7 @@ pub struct Register {
     /// The Secret that each declares and what is kept of it, by namespace and object.
     of: HashMap<(Arc<str>, Source), (SecretRef, Brief)>,
     waiting: HashSet<SecretRef>,
+    room: Room,
 }
 
 /// One watch on declarations.
@@ -96,12 +98,16 @@ impl Register {
         for (namespace, source) in elsewhere.cloned().collect::<Vec<_>>() {
             self.gone(&namespace, &source);
         }
+        let scopes = &self.scopes;
+        self.room
+            .keep(|namespace| scopes.iter().any(|scope| scope.covers(namespace)));
     }
 
     /// A watch begins to name what there is.
     pub fn begin(&mut self, scope: usize) {
         if let Some(scope) = self.scopes.get_mut(scope) {
             scope.named = Some(HashSet::new());
+            self.room.begin(|namespace| scope.covers(namespace));
         }
     }
 
@@ -123,6 +129,7 @@ impl Register {
         for (namespace, source) in unnamed.cloned().collect::<Vec<_>>() {
             self.gone(&namespace, &source);
         }
+        self.room.listed(is_here);
         let here = self.secrets.keys().filter(|key| is_here(&key.namespace));
         for key in here.cloned().collect::<Vec<_>>() {
             self.wait(&key);
@@ -143,10 +150,23 @@ impl Register {
         scopes.any(|scope| scope.listed && scope.covers(namespace))
     }
 
-    /// A watch has brought a declaration.
+    /// A watch has brought a declaration. Where its namespace has too many, the youngest is not followed.
     pub fn declared(&mut self, scope: usize, namespace: &Arc<str>, declaration: &Declaration) {
         let brief = declaration.brief();
         let place = (Arc::clone(namespace), brief.source.clone());
+        if let Some((_, was)) = self.of.get(&place) {
+            self.room.leave(namespace, was);
+        }
+        match self.room.admit(namespace, &brief, &declaration.uid) {
+            None => {}
+            Some(refused) if refused == brief.source => return self.gone(namespace, &refused),
+            Some(refused) => {
+                self.gone(namespace, &refused);
+                let refused = (Arc::clone(namespace), refused);
+                let named = self.scopes.iter_mut().filter_map(|it| it.named.as_mut());
+                named.for_each(|named| _ = named.remove(&refused));
+            }
+        }
         if let Some(named) = { self.scopes.get_mut(scope) }.and_then(|it| it.named.as_mut()) {
             named.insert(place.clone());
         }
@@ -167,9 +187,22 @@ impl Register {
     pub fn gone(&mut self, namespace: &Arc<str>, source: &Source) {
         let place = (Arc::clone(namespace), source.clone());
         if let Some((key, was)) = self.of.remove(&place) {
+            self.room.leave(namespace, &was);
             self.remove(&key, &was);
             self.wait(&key);
         }
+    }
+
+    /// Whether a list by this watch would name declarations that had no room and may have some now.
+    #[must_use]
+    pub fn has_room_again(&self, scope: usize) -> bool {
+        let scope = self.scopes.get(scope);
+        scope.is_some_and(|scope| self.room.is_free_again(|namespace| scope.covers(namespace)))
+    }
+
+    /// What is not followed because a namespace has too many declarations: one of each such namespace, once.
+    pub fn refusals(&mut self) -> Vec<Refusal> {
+        self.room.to_tell()
     }
 
     /// A Secret has been seen, or is gone: `made` if its settings come from declarations.

@@ -3,6 +3,7 @@ use serde_json::{Value, from_value, json};
 use super::decide::{Decision, Wanted, decide, undeclare};
 use super::mirror::Mirror;
 use super::register::{Made, Register};
+use super::room::MOST_OF_NAMESPACE;
 use super::*;
 use crate::config::Config;
 use crate::secret::declared::{Record, is_undeclared};
@@ -443,6 +444,31 @@ fn of_more_declarations_of_a_secret_than_count_only_those_that_count_are_waited_
     // It counts when an older one goes.
     register.gone(&shop, &all[0].source);
     assert!(register.is_outdated(&key("tls")));
+}
+
+#[test]
+fn of_very_many_declarations_of_a_namespace_the_oldest_are_followed_in_whatever_order_they_come() {
+    let (shop, mut register): (Arc<str>, _) = ("shop".into(), Register::default());
+    register.open([None]);
+    let mut all = many(MOST_OF_NAMESPACE + 3);
+    for _ in 0..2 {
+        // The youngest first, then the oldest first.
+        all.reverse();
+        register.begin(0);
+        for declaration in &mut all {
+            declaration.secret = Arc::clone(&declaration.source.name);
+            register.declared(0, &shop, declaration);
+        }
+        register.listed(0);
+        let followed = |it: &&Declaration| !register.sources(&key(&it.secret)).is_empty();
+        let refused = all.iter().filter(|it| !followed(it));
+        let ages: Vec<i64> = refused.map(|it| it.created.0).collect();
+        assert!(ages.len() == 3 && ages.iter().all(|it| *it >= 5_000));
+    }
+    assert_eq!(register.refusals().len(), 1, "one is told");
+    assert!(register.refusals().is_empty() && !register.has_room_again(0));
+    register.gone(&shop, &all[0].source);
+    assert!(register.has_room_again(0));
 }
 
 #[test]

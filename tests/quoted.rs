@@ -5,13 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use cert_renew::cli::Cli;
 use cert_renew_core::secret::settings::{NamespaceDefaults, Settings};
 use cert_renew_core::testing::entries::{NOW, index};
 use cert_renew_core::verdict::Verdict;
+use clap::Parser as _;
 use test_bench::{Context as _, Result, ensure};
 
 use crate::command::said;
-use crate::documents::blocks;
+use crate::documents::{blocks, documents};
 
 /// The block of a page that begins so, without the end of its last line.
 fn quoted(page: &str, begin: &str) -> Result<String> {
@@ -77,5 +79,49 @@ fn what_holds_a_renewal_up_is_told_as_docs_command_md_says() -> Result<()> {
     ensure!(until.ends_with('Z'), "{held}");
     let (shown, _) = shown.rsplit_once(' ').context("an instant")?;
     assert_eq!(shown, format!("shop/shop-tls: {told}"));
+    Ok(())
+}
+
+/// The commands that stand in a line of text: what is between backticks outside of blocks.
+fn commands_in_text(page: &str) -> Vec<String> {
+    let mut inside = false;
+    let lines = page.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        inside ^= is_fence;
+        !inside && !is_fence
+    });
+    let spans = lines.flat_map(|line| line.split('`').skip(1).step_by(2));
+    let spans = spans.map(|span| span.replace("\\|", "|"));
+    // Three words and more: fewer name a command, and type none.
+    let is_command = |span: &String| {
+        let of_ours = ["cert-renew ", "helm ", "kubectl "];
+        let begins = of_ours.iter().any(|program| span.starts_with(program));
+        begins && span.split(' ').count() > 2 && !span.contains('…')
+    };
+    spans.filter(is_command).collect()
+}
+
+/// A command in a line of text or a table is as whole as one in a block: it parses, and Helm is told the namespace.
+#[test]
+fn every_command_in_a_line_of_text_can_be_typed() -> Result<()> {
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for (path, text) in documents()? {
+        for command in commands_in_text(&text) {
+            let first = command.split(" | ").next().unwrap_or_default();
+            let words: Vec<&str> = first.split_whitespace().collect();
+            let is_whole = match words[..] {
+                ["helm", ..] => words.iter().any(|it| ["-n", "--namespace"].contains(it)),
+                ["cert-renew", ..] => Cli::try_parse_from(&words).is_ok(),
+                _ => first.matches('\'').count() % 2 == 0 && first.matches('"').count() % 2 == 0,
+            };
+            if !is_whole {
+                wrong.push(format!("{}: {command}", path.display()));
+            }
+            checked += 1;
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ensure!(checked > 100, "only {checked}");
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::context::Shared;
 use crate::process::fair::Fair;
 use crate::renewal::info::RenewalInfo;
 use crate::rollout::Roller;
-use crate::rollout::batch::behind::Bystanders;
+use crate::rollout::batch::bystanders::Bystanders;
 use crate::rollout::batch::room::Room;
 
 /// Longest wait for the workloads of a namespace where only a text depends on them.

@@ -21,9 +21,7 @@ pub(super) fn while_shut(opens: UnixTime) -> String {
 
 /// An annotation cannot be followed.
 pub(super) fn while_misread(until: UnixTime) -> String {
-    format!(
-        "an annotation is invalid: it is renewed only when little life is left, at {until}"
-    )
+    format!("an annotation is invalid: it is renewed only when little life is left, at {until}")
 }
 
 impl Verdict {

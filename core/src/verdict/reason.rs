@@ -95,8 +95,7 @@ fn blocked(entry: &Entry, now: UnixTime) -> String {
         (Ok(_), _) => match renew_at(entry) {
             Some(at) if at > now => held::while_misread(at),
             _ => {
-                "an annotation is invalid: it is renewed now only since little life is left"
-                    .into()
+                "an annotation is invalid: it is renewed now only since little life is left".into()
             }
         },
     }

@@ -5,7 +5,7 @@
 //! valid now, or is itself due for renewal. The same judgement is repeated before each effect on a workload.
 //! `rolled-out` is written last: until then the rollout stays due.
 
-pub(super) mod behind;
+pub(super) mod bystanders;
 mod carry_out;
 mod conclude;
 mod confirm;

@@ -1,27 +1,24 @@
-//! Names the pods and Jobs that nothing restarts, and that keep an earlier leaf. Nothing waits for it or depends on it.
+//! The looks for the pods and Jobs that nothing restarts, and that keep an earlier leaf. Nothing waits for them or depends
+//! on them.
 //!
 //! A look lists all pods, Jobs and workloads of a namespace, which may take seconds and megabytes, and a namespace may
 //! have several batches a second. So looks take turns, one of a namespace at a time, and at most one more of it waits:
 //! that one looks for the Secrets of all batches that come meanwhile. What a look could not find out, because it failed
 //! or took too long, is looked for with the namespace's next batch.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::rollout::Request;
-use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use crate::cluster::events::Reason;
-use crate::rollout::listing::unmanaged::{ById, BySecret};
+use crate::rollout::Error;
 use crate::rollout::roller::concurrency::Budget;
-use crate::rollout::rollouts::Rollouts;
-use crate::rollout::{self, Error};
 
 /// Most namespaces that are looked at at the same time, each of which takes some MiB, and most looks of one of them.
 const PLACES: usize = 2;
@@ -70,7 +67,7 @@ impl Default for Bystanders {
 
 impl Bystanders {
     /// Looks for these Secrets, and for all that wait, in turn; not at all if another batch is about to.
-    async fn look<F>(
+    pub(super) async fn look<F>(
         &self,
         namespace: &Arc<str>,
         requests: Vec<Request>,
@@ -173,107 +170,14 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Rollouts {
-    /// Reports the pods and Jobs that have an earlier leaf and keep it.
-    pub(super) async fn left_behind(&self, namespace: &Arc<str>, mut requests: Vec<Request>) {
-        // The others were reported at the first look.
-        requests.retain(|request| request.unwell.is_empty());
-        if requests.is_empty() {
-            return;
-        }
-        let look = |requests: Arc<[Request]>| async move {
-            self.look_for_left_behind(namespace, &requests).await
-        };
-        self.bystanders.look(namespace, requests, look).await;
-    }
-
-    async fn look_for_left_behind(
-        &self,
-        namespace: &Arc<str>,
-        requests: &[Request],
-    ) -> Result<(), Error> {
-        let roller = self.roller();
-        let mut all = roller.bystanders(namespace).await?;
-        let secrets: HashSet<&str> = requests.iter().map(|it| &*it.secret).collect();
-        all.retain(|bystander| bystander.refers_to_any(&secrets));
-        if all.is_empty() {
-            return Ok(());
-        }
-        // Listed again: the list of the plan is not held over the wait.
-        let workloads = roller.list(namespace).await?;
-        let (all, workloads) = (rollout::by_secret(&all), rollout::by_id(&workloads));
-        for request in requests {
-            let key = SecretRef::new(Arc::clone(namespace), &*request.secret);
-            for note in notes(request, &all, &workloads) {
-                tracing::info!(secret = %key, note, "left behind");
-                let events = &self.shared.events;
-                events.secret(&key, &request.uid, Reason::NobodyRestarts, &note);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What is said of those that keep an earlier leaf of this Secret. They may be tens of thousands.
-fn notes(request: &Request, all: &BySecret<'_>, workloads: &ById<'_>) -> Vec<String> {
-    let mut notes = Vec::new();
-    let names = rollout::left_behind(request, all);
-    if !names.is_empty() {
-        notes.push(format!(
-            "nobody restarts {}: they have an earlier {} until they are restarted",
-            rollout::some_of(&names),
-            request.changed.in_words()
-        ));
-    }
-    let names = rollout::unseen(request, all, workloads);
-    if !names.is_empty() {
-        notes.push(format!(
-            "nobody restarts the pods of {}: they use the Secret although their template does not say so; the annotation {} may name their workload",
-            rollout::some_of(&names),
-            keys::WORKLOADS
-        ));
-    }
-    notes
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
 
     use futures::FutureExt as _;
-    use serde_json::{from_value, json};
 
     use super::*;
-    use crate::rollout::Unmanaged;
-    use crate::rollout::listing::unmanaged::{JobWire, PodWire};
 
-    #[test]
-    fn of_very_many_that_are_left_behind_three_are_named() {
-        let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": "tls"}}]});
-        let job = |number: usize| -> Option<Unmanaged> {
-            let metadata = json!({"name": format!("import-{number}")});
-            let job = json!({"metadata": metadata, "spec": {"template": {"spec": spec}}});
-            from_value::<JobWire>(job).unwrap().read()
-        };
-        let pod = |number: usize| -> Option<Unmanaged> {
-            let name = format!("web-{number}");
-            let owner = json!({"kind": "StatefulSet", "name": name, "controller": true});
-            let metadata = json!({"name": name, "ownerReferences": [owner]});
-            let pod = json!({"metadata": metadata, "spec": spec});
-            from_value::<PodWire>(pod).unwrap().read()
-        };
-        let all = (0..2_000).flat_map(|number| [job(number), pod(number)]);
-        let all: Vec<Unmanaged> = all.flatten().collect();
-        let request = Request::first_sight("tls", "u", None);
-        let notes = notes(&request, &rollout::by_secret(&all), &rollout::by_id(&[]));
-        assert_eq!(notes.len(), 2);
-        for (note, expected) in notes
-            .iter()
-            .zip(["import-2 and 1997 more", "and 1997 more"])
-        {
-            assert!(note.contains(expected) && note.len() < 300, "{note:.300}");
-        }
-    }
     fn requests(names: &[&str]) -> Vec<Request> {
         let request = |name: &&str| Request::first_sight(name, "u", None);
         names.iter().map(request).collect()

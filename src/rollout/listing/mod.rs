@@ -9,6 +9,7 @@ pub(super) mod pods;
 pub(super) mod unmanaged;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::Client;
 use kube::Resource as _;
 use kube::api::ListParams;
-use kube::core::Request;
+use kube::core::{Request, request};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -187,6 +188,15 @@ struct Page<T> {
     items: Option<Vec<T>>,
 }
 
+/// An object of which only the metadata was asked for.
+#[derive(Deserialize)]
+struct OfMetadata<T> {
+    metadata: T,
+}
+
+/// How a page is asked for.
+type AskForPage = fn(&Request, &ListParams) -> Result<http::Request<Vec<u8>>, request::Error>;
+
 impl List<'_> {
     /// Calls `each` with each object.
     ///
@@ -196,21 +206,51 @@ impl List<'_> {
         &self,
         mut each: impl FnMut(T) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let each = |object: T| match each(object) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        };
+        match self.follow(Request::list, each).await? {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(error) => Err(error),
+        }
+    }
+
+    /// Calls `each` with the metadata of each object, until it breaks; nothing else of the objects is sent.
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub(super) async fn each_metadata<T: DeserializeOwned>(
+        &self,
+        mut each: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
+        let each = |object: OfMetadata<T>| each(object.metadata);
+        self.follow(Request::list_metadata, each).await
+    }
+
+    async fn follow<T: DeserializeOwned, B>(
+        &self,
+        ask: AskForPage,
+        mut each: impl FnMut(T) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, Error> {
         let (group, plural, namespace) = (self.group, self.plural, self.namespace);
         let path = format!("{group}/namespaces/{namespace}/{plural}");
         let mut pages = Pages::of(self.params.clone(), self.limit);
         while let Some(params) = pages.next() {
             let list = || async {
-                let request = Request::new(&path).list(params);
+                let request = ask(&Request::new(&path), params);
                 let request = request.map_err(kube::Error::BuildRequest)?;
                 self.client.request::<Page<T>>(request).await
             };
             let what = || format!("listing {plural} of namespace {namespace}");
             let page = Call::READ.repeat(what, list).await?;
-            page.items.into_iter().flatten().try_for_each(&mut each)?;
+            let flow = page.items.into_iter().flatten().try_for_each(&mut each);
+            if flow.is_break() {
+                return Ok(flow);
+            }
             pages.came(&page.metadata);
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 }
 

@@ -17,9 +17,7 @@ use cert_renew_core::rollout::workload::{Strategy, Workload, leaf_annotation};
 use cert_renew_core::secret::workload::Kind;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::time::UnixTime;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::core::PartialObjectMeta;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -28,19 +26,17 @@ use super::evict;
 use super::history::fought_over;
 use super::wait::{self, GLANCE, Wait, Waited};
 use super::{Batch, Ended, Roller, Turn, Weight};
-use crate::cluster::client::pages::Pages;
 use crate::cluster::{self, Call};
 use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
+use crate::rollout::listing::pods;
 use crate::rollout::reload;
 
 /// Most conflicts in a row before the step gives up: something changes the workload all the time.
 const CONFLICTS: usize = 10;
 /// Once: a repetition would be an effect of its own.
 const PATCH: Call = Call::within(Duration::from_secs(15));
-/// Most pods of a page; only their metadata is sent.
-const PAGE: u32 = 100;
 /// Most times that the annotation is put back when it is removed while the workload rolls: an apply that crossed ours
 /// removes it once, a controller that insists does it always.
 const REVERTS: usize = 3;
@@ -311,31 +307,8 @@ impl Roller {
 
     /// Whether all its pods were created after that instant, by the API server's clock; false where that is not known.
     async fn has_newer_pods(&self, namespace: &str, current: &Workload, written: UnixTime) -> bool {
-        if current.selector.is_empty() {
-            return false;
-        }
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let later = |pod: &PartialObjectMeta<Pod>| {
-            let created = pod.metadata.creation_timestamp.as_ref();
-            created.is_some_and(|at| UnixTime(at.0.as_second()).is_certainly_after(written))
-        };
-        let mut stays = false;
-        let mut pages = Pages::of(ListParams::default().labels(&current.selector), PAGE);
-        while let Some(params) = pages.next() {
-            let what = || format!("listing pods of namespace {namespace}");
-            let list = || pods.list_metadata(params);
-            let Ok(page) = Call::READ.repeat(what, list).await else {
-                return false;
-            };
-            let mut staying =
-                { page.items.iter() }.filter(|pod| pod.metadata.deletion_timestamp.is_none());
-            stays |= staying.clone().next().is_some();
-            if !staying.all(later) {
-                return false;
-            }
-            pages.came(&page.metadata);
-        }
-        stays
+        let newer = pods::are_newer(&self.client, namespace, &current.selector, written);
+        newer.await.unwrap_or(false)
     }
 
     /// Writes the leaves onto the template, or onto a Rollout.

@@ -66,7 +66,7 @@ impl<'de, T: DeserializeOwned + Matters> Deserialize<'de> for Kept<T> {
 }
 
 /// Most entries of each map and list of a [`Small`]; a label selector has a handful.
-const MOST_ENTRIES: usize = 200;
+pub const MOST_ENTRIES: usize = 200;
 
 /// A value that is small; `None` if it is not.
 #[derive(Clone, Debug, Default)]

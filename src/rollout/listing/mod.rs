@@ -6,6 +6,7 @@
 
 pub(super) mod api;
 pub(super) mod pods;
+mod services;
 pub(super) mod unmanaged;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

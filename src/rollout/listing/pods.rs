@@ -11,18 +11,16 @@ use cert_renew_core::rollout::decode::Condition;
 use cert_renew_core::rollout::lean::{Kept, Matters};
 use cert_renew_core::secret::settings::ServicePort;
 use cert_renew_core::time::UnixTime;
-use k8s_openapi::api::core::v1::{Service, ServicePort as OfferedPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Client;
-use kube::api::{Api, ListParams};
+use kube::api::ListParams;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::cluster::Call;
 use crate::net::egress;
 use crate::rollout::error::Error;
+use crate::rollout::listing::services::{OfferedPort, offered};
 use crate::rollout::listing::{List, Weight};
-use crate::rollout::roller::Roller;
 
 /// Most pods of a page: some 10 KB of JSON each.
 const PAGE: u32 = 100;
@@ -138,57 +136,6 @@ fn selected<'a>(client: &'a Client, namespace: &'a str, selector: &str) -> List<
         namespace,
         params: ListParams::default().labels(selector),
         limit: PAGE,
-    }
-}
-
-/// The selector of a Service and its port, or why they lead to no pod, in words.
-///
-/// # Errors
-/// When the API server does not answer.
-async fn offered(
-    client: &Client,
-    namespace: &str,
-    to: &ServicePort,
-) -> Result<Result<(String, OfferedPort), String>, Error> {
-    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
-    let what = || format!("reading Service {} of namespace {namespace}", to.service);
-    let service = Call::READ.repeat(what, || api.get_opt(&to.service)).await?;
-    let spec = service.and_then(|service| service.spec);
-    let Some(spec) = spec else {
-        return Ok(Err(format!("there is no Service {}", to.service)));
-    };
-    let Some(port) = spec
-        .ports
-        .iter()
-        .flatten()
-        .find(|offered| offered.port == i32::from(to.port))
-    else {
-        let why = format!("Service {} has no port {}", to.service, to.port);
-        return Ok(Err(why));
-    };
-    let selector: Vec<String> = spec
-        .selector
-        .iter()
-        .flatten()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    if selector.is_empty() {
-        return Ok(Err(format!("Service {} selects no pods", to.service)));
-    }
-    Ok(Ok((selector.join(","), port.clone())))
-}
-
-impl Roller {
-    /// Why a Service and its port lead to no pod, in words; `None` where they may.
-    ///
-    /// # Errors
-    /// When the API server does not answer, or the right is missing.
-    pub async fn missing(
-        &self,
-        namespace: &str,
-        to: &ServicePort,
-    ) -> Result<Option<String>, Error> {
-        Ok(offered(&self.client, namespace, to).await?.err())
     }
 }
 
@@ -342,24 +289,21 @@ mod tests {
     use std::convert::Infallible;
 
     use http::header::ACCEPT;
-    use http::{Request as Asked, Response};
+    use http::{Request, Response};
     use kube::client::Body;
     use serde_json::{Value, json};
     use tower::service_fn;
 
     use super::*;
 
-    /// A client of an API server that gives this answer to requests with such an `Accept` header, and no other.
-    fn answered(answer: &Value, accept: Option<&'static str>) -> Client {
-        let text = answer.to_string();
-        let server = service_fn(move |request: Asked<Body>| {
-            let asked = { request.headers().get(ACCEPT) }.and_then(|it| it.to_str().ok());
-            let is_meant = accept.is_none_or(|accept| asked.is_some_and(|it| it.contains(accept)));
-            let text = if is_meant { &*text } else { "unexpected" };
-            let mut answer = Response::new(Body::from(text.as_bytes().to_vec()));
-            if text.contains("NotFound") {
-                *answer.status_mut() = http::StatusCode::NOT_FOUND;
-            }
+    /// A client of an API server with this page of metadata, and nothing else.
+    fn with_metadata(page: &Value) -> Client {
+        let page = page.to_string();
+        let server = service_fn(move |request: Request<Body>| {
+            let accept = { request.headers().get(ACCEPT) }.and_then(|it| it.to_str().ok());
+            let is_meant = accept.is_some_and(|it| it.contains("as=PartialObjectMetadataList"));
+            let answer = if is_meant { &*page } else { "no other" };
+            let answer = Response::new(Body::from(answer.as_bytes().to_vec()));
             async move { Ok::<_, Infallible>(answer) }
         });
         Client::new(server, "n")
@@ -414,7 +358,7 @@ mod tests {
             (vec![pod(16, true)], false),
         ] {
             let page = json!({"metadata": {"resourceVersion": "1"}, "items": pods});
-            let client = answered(&page, Some("as=PartialObjectMetadataList"));
+            let client = with_metadata(&page);
             let newer = are_newer(&client, "shop", "app=web", written).await;
             assert_eq!(newer.unwrap(), expected, "{page}");
             assert!(!are_newer(&client, "shop", "", written).await.unwrap());

@@ -31,9 +31,9 @@ pub struct FullSecret {
     pub head: Head,
     /// Its `type`.
     pub kind: String,
-    /// Who has written which part of it (managedFields).
+    /// Who has written its data (managedFields), as far as a hundred tell.
     pub managers: Vec<Manager>,
-    /// Who owns it (ownerReferences).
+    /// Which of its owners (ownerReferences) write it, the first hundred.
     pub owners: Vec<Owner>,
     /// Decoded values; a value that is not base64 is left out. Of keys that nothing names, only the first
     /// [`MOST_UNNAMED`].
@@ -58,8 +58,6 @@ impl Deref for LightSecret {
 const MOST_UNNAMED: usize = 1_000;
 /// Most bytes of data that a renewal keeps: a chain of about a dozen certificates, or a bundle, and its other forms.
 const MOST_DATA: usize = 256 * 1024;
-/// Most field managers that a renewal keeps.
-const MOST_MANAGERS: usize = 100;
 
 impl FullSecret {
     /// The data keys of certificate and private key.
@@ -93,9 +91,7 @@ impl FullSecret {
             }
         }
         self.data = kept;
-        { &mut self.managers }.retain(|manager| manager.owns_data || manager.names_certificate);
-        self.managers.truncate(MOST_MANAGERS);
-        // Anybody may write any number of them.
+        // Their texts may be long.
         self.owners = self
             .owners
             .iter()
@@ -248,7 +244,7 @@ mod tests {
         let manager =
             |fields: Value| json!({"manager": "x", "operation": "Update", "fieldsV1": fields});
         let mut managers = vec![manager(json!({"f:metadata": {}}))];
-        managers.extend(vec![manager(json!({"f:data": {}})); 2 * MOST_MANAGERS]);
+        managers.extend(vec![manager(json!({"f:data": {}})); 2 * keepers::MOST]);
         let long = "x".repeat(10_000);
         let owner = |kind: &str| json!({"apiVersion": format!("external-secrets.io/{long}"), "kind": kind, "name": long, "uid": long});
         let mut owners = vec![owner("Other"); 100];
@@ -265,13 +261,42 @@ mod tests {
         let light = secret.lighten(&["pass", "large"]);
         let kept: Vec<&str> = light.data.keys().map(String::as_str).collect();
         assert_eq!(kept, ["pass", "tls.crt", "tls.key"]);
-        assert_eq!(light.managers.len(), MOST_MANAGERS);
+        assert_eq!(light.managers.len(), keepers::MOST);
         let owners = &light.owners;
         let texts = owners
             .iter()
             .map(|it| it.api_version.len() + it.kind.len() + it.name.len() + it.uid.len());
         assert!(texts.sum::<usize>() < 1_000, "{owners:?}");
         assert_eq!(light.kept_for().unwrap().to_string(), "ExternalSecret");
+    }
+
+    #[test]
+    fn of_very_many_owners_and_field_managers_those_that_matter_are_kept_and_a_hundred_at_most() {
+        let owner = |kind: &str, number: usize| json!({"apiVersion": "bitnami.com/v1", "kind": kind, "name": "a", "uid": number.to_string()});
+        let of_status = json!({"operation": "Apply", "fieldsV1": {"f:status": {}}});
+        let of_data =
+            |at: String| json!({"operation": "Apply", "time": at, "fieldsV1": {"f:data": {}}});
+        let read = |owners: Vec<Value>, managers: Vec<Value>| -> FullSecret {
+            let metadata = json!({"name": "a", "namespace": "b", "ownerReferences": owners, "managedFields": managers});
+            from_value(json!({"metadata": metadata})).unwrap()
+        };
+        let mut owners: Vec<Value> = (0..20_000).map(|it| owner("Other", it)).collect();
+        owners.extend([owner("SealedSecret", 20_000), owner("Other", 20_001)]);
+        let mut managers = vec![of_status; 20_000];
+        managers.push(of_data("2026-01-01T00:00:00Z".into()));
+        let secret = read(owners, managers);
+        assert_eq!((secret.owners.len(), secret.managers.len()), (1, 1));
+        assert!(secret.owners.capacity() + secret.managers.capacity() < 100);
+        assert_eq!(secret.kept_for().unwrap().to_string(), "SealedSecret a");
+        let owners = (0..20_000).map(|it| owner("SealedSecret", it)).collect();
+        // The latest is neither the first nor the last.
+        let minute = |it: usize| if it == 15_000 { 59 } else { it % 50 };
+        let managers =
+            (0..20_000).map(|it| of_data(format!("2026-01-01T00:{:02}:00Z", minute(it))));
+        let secret = read(owners, managers.collect());
+        let kept = (secret.owners.len(), secret.managers.len());
+        assert_eq!(kept, (keepers::MOST, keepers::MOST));
+        assert_eq!(secret.written(), "2026-01-01T00:59:00Z".parse().ok());
     }
 
     #[test]

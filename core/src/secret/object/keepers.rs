@@ -34,6 +34,9 @@ const KEEPERS: [(&str, &str); 3] = [
     ("external-secrets.io", "ExternalSecret"),
     ("bitnami.com", "SealedSecret"),
 ];
+/// Most owners, and most field managers, that are kept of a Secret. A megabyte holds tens of thousands of them, each of
+/// which would take a hundred bytes.
+pub(super) const MOST: usize = 100;
 /// Longest name of an object (Kubernetes, "Object Names and IDs": a DNS subdomain).
 const LONGEST_NAME: usize = 253;
 /// The annotation by which cert-manager names its Certificate.
@@ -141,7 +144,9 @@ impl<T: Shape + Default> Shape for Vec<T> {
     fn element<'de, A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<Option<()>, A::Error> {
         let mut item = T::default();
         let found = list.next_element_seed(Fill(&mut item))?;
-        self.extend(found.map(|()| item));
+        if found.is_some() {
+            item.add_to(self);
+        }
         Ok(found)
     }
 }
@@ -160,6 +165,19 @@ impl Shape for Manager {
             "time" => map.next_value_seed(Fill(&mut self.time)),
             "fieldsV1" => map.next_value_seed(Fill(&mut Fields(self))),
             _ => ().member(key, map),
+        }
+    }
+
+    /// Only if it owns something that matters. Of too many, the last one kept is the latest, so that the latest of all is
+    /// among them.
+    fn add_to(self, list: &mut Vec<Self>) {
+        if !self.owns_data && !self.names_certificate {
+            return;
+        }
+        match list.get_mut(MOST - 1) {
+            None => list.push(self),
+            Some(last) if last.time < self.time => *last = self,
+            Some(_) => {}
         }
     }
 }
@@ -193,6 +211,13 @@ impl Shape for Owner {
             "name" => map.next_value_seed(Fill(&mut self.name)),
             "uid" => map.next_value_seed(Fill(&mut self.uid)),
             _ => ().member(key, map),
+        }
+    }
+
+    /// Only if its controller writes the Secrets that it owns.
+    fn add_to(self, list: &mut Vec<Self>) {
+        if self.is_keeper() && list.len() < MOST {
+            list.push(self);
         }
     }
 }

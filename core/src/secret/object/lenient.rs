@@ -27,6 +27,14 @@ pub trait Shape {
     fn element<'de, A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<Option<()>, A::Error> {
         Ok(list.next_element::<IgnoredAny>()?.map(drop))
     }
+
+    /// Adds it to the list of which it is an element. What may come in any number, and matters rarely, leaves itself out.
+    fn add_to(self, list: &mut Vec<Self>)
+    where
+        Self: Sized,
+    {
+        list.push(self);
+    }
 }
 
 impl Shape for Option<String> {

@@ -268,7 +268,9 @@ fn lists_and_events_hold_it() {
 
 #[test]
 fn the_full_secret_keeps_data_and_other_owners() {
-    let full: FullSecret = from_value(secret()).unwrap();
+    let mut value = secret();
+    value["metadata"]["ownerReferences"][0]["apiVersion"] = json!("bitnami.com/v1alpha1");
+    let full: FullSecret = from_value(value).unwrap();
     assert_eq!(full.pair(), (&*file("good.pem"), &*file("good.key")));
     assert_eq!(full.data.len(), 3);
     let [manager] = &full.managers[..] else {

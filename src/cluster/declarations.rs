@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cert_renew_core::declaration::mirror::Mirror;
+pub use cert_renew_core::declaration::object::Metadata;
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::keys::{CERTIFICATE_LABEL, MANAGED_LABEL};
 use cert_renew_core::secret::object::thin::ThinSecret;
 use futures::stream::{BoxStream, StreamExt as _};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::Client;
-use kube::api::{Api, ObjectMeta, PartialObjectMeta, Patch};
+use kube::api::{Api, ObjectMeta, Patch};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use serde_json::json;
@@ -25,8 +26,6 @@ use super::client::{call, if_any, params};
 /// Objects in a page of a list.
 const PAGE: u32 = 250;
 
-/// The metadata of a ConfigMap.
-pub type Metadata = PartialObjectMeta<ConfigMap>;
 /// What a watch brings. Errors are tried again with back-off.
 pub type Events = BoxStream<'static, Result<watcher::Event<Metadata>, watcher::Error>>;
 

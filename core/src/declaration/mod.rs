@@ -12,6 +12,7 @@
 
 pub mod decide;
 pub mod mirror;
+pub mod object;
 pub mod register;
 pub mod room;
 

@@ -49,7 +49,7 @@ pub(super) async fn begin(
     let key = pair(&["copy.h.example"], FRESH)?.key;
     let space = space.clone();
     let made = tally.of("copies of others' certificates");
-    let refused = tally.of("copies that the operator had refused");
+    let refused = tally.perhaps("copies that the operator had refused");
     let stolen = tally.never("copies with a key of the operator's");
     tasks.spawn(async move {
         let secrets = space.secrets();

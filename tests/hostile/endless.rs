@@ -37,7 +37,7 @@ const NAMES: usize = 84;
 /// Makes all of them; those that wait for records are made for as long as the set lives.
 pub(super) async fn begin(space: &Space, tasks: &mut JoinSet<()>, tally: &Tally) -> Result<()> {
     for number in 0..ROUTES {
-        make(space, "route", number, UNROUTED).await?;
+        make(space, "a-route", number, UNROUTED).await?;
     }
     let space = space.clone();
     let made = tally.of("Secrets whose orders wait for records");
@@ -51,7 +51,7 @@ pub(super) async fn begin(space: &Space, tasks: &mut JoinSet<()>, tally: &Tally)
     Ok(())
 }
 
-/// They come after the Secrets whose DNS is slow: renewals of equal urgency go by their names.
+/// They come after the Secrets whose DNS is slow, and those for a route first: renewals of equal urgency go by their names.
 async fn make(space: &Space, what: &str, number: usize, zone: &str) -> Result<()> {
     let names = (0..NAMES).map(|name| format!("{}.{zone}", number * NAMES + name));
     let names: Vec<String> = names.collect();

@@ -259,10 +259,15 @@ impl Register {
         }
     }
 
-    /// Has all looked at that are outdated.
+    /// Has all looked at that are outdated. What seems to be declared no more is left alone where not all declarations are
+    /// followed: its own may be one of those.
     pub fn doubt(&mut self) {
-        let all = self.secrets.keys().filter(|key| self.is_outdated(key));
-        let all: Vec<SecretRef> = all.cloned().collect();
+        let may_be_left_out = |key: &SecretRef, known: &Known| {
+            known.declarations.is_empty() && self.room.leaves_out(&key.namespace)
+        };
+        let all = self.secrets.iter();
+        let all = all.filter(|(key, known)| !may_be_left_out(key, known) && self.is_outdated(key));
+        let all: Vec<SecretRef> = all.map(|(key, _)| key.clone()).collect();
         self.waiting.extend(all);
     }
 

@@ -63,6 +63,11 @@ impl Room {
         Some(refused)
     }
 
+    /// Whether there are declarations of a namespace that are not followed.
+    pub(super) fn leaves_out(&self, namespace: &str) -> bool {
+        { self.0.get(namespace) }.is_some_and(|place| place.refusal.is_some())
+    }
+
     /// One is not followed any more.
     pub(super) fn leave(&mut self, namespace: &str, brief: &Brief) {
         let Some(place) = self.0.get_mut(namespace) else {

@@ -125,6 +125,8 @@ where
                         continue;
                     }
                 }
+                // A server that cannot be asked says nothing about its lists.
+                Some(Err(watcher::Error::WatchStartFailed(_))) => unfinished = None,
                 _ => {}
             }
             return Poll::Ready(event);

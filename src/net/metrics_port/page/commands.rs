@@ -31,7 +31,7 @@ fn may_be_asked_for(row: &Verdict) -> bool {
 }
 
 /// Whether the certificate is younger than a tenth of its lifetime, so that a new one has to be forced.
-fn is_young(now: UnixTime, row: &Verdict) -> bool {
+pub(super) fn is_young(now: UnixTime, row: &Verdict) -> bool {
     let written = row.detail.as_ref().and_then(|it| it.renewed);
     let validity = row.not_before.zip(row.not_after);
     validity.is_some_and(|(from, to)| now < grown_up(from, to, written))
@@ -81,7 +81,7 @@ pub(super) fn of_list(report: &Report, query: &Query) -> Markup {
     let within = query.within.clone().unwrap_or_else(Within::a_month).text;
     let renew = here(report, &format!("{RENEW}--wait"));
     let end = renew.strip_prefix(RENEW).unwrap_or_default();
-    let named = named(&report.certificates);
+    let named = named(report.as_of, &report.certificates);
     let all = [
         (
             format!("What ends within {within}"),
@@ -123,8 +123,9 @@ pub(super) fn of_list(report: &Report, query: &Query) -> Markup {
 }
 
 /// Those of the rows that can be asked for, as a command names them, where that are few enough to be meant one by one.
-fn named(rows: &[Verdict]) -> Option<String> {
-    let asked = rows.iter().filter(|row| may_be_asked_for(row));
+fn named(now: UnixTime, rows: &[Verdict]) -> Option<String> {
+    let asked = rows.iter();
+    let asked = asked.filter(|row| may_be_asked_for(row) && !is_young(now, row));
     let asked: Vec<String> = { asked.take(MOST_NAMED + 1) }
         .map(|row| format!("{}/{}", row.namespace, row.name))
         .collect();
@@ -234,9 +235,15 @@ mod tests {
     fn a_command_names_only_what_is_few_enough_to_be_meant() {
         let row = copy(NOW, &index(), &|_| 0);
         let row = row.into_iter().find(|row| *row.name == *"healthy").unwrap();
-        let named = |count: usize| named(&vec![row.clone(); count]);
+        let named = |count: usize| named(NOW, &vec![row.clone(); count]);
         assert_eq!(named(2).as_deref(), Some("shop/healthy shop/healthy"));
         assert_eq!((named(0), named(MOST_NAMED + 1)), (None, None));
         assert!(named(MOST_NAMED).is_some());
+        // What has just been issued would be refused.
+        let young = Verdict {
+            not_before: Some(NOW),
+            ..row
+        };
+        assert_eq!(super::named(NOW, &[young]), None);
     }
 }

@@ -206,7 +206,7 @@ fn heading(sort: Sort, query: &Query) -> Markup {
 fn row(now: UnixTime, row: &Verdict, scale: Scale, places: &mut Places) -> Markup {
     let address = encoded(&[("namespace", &row.namespace), ("name", &row.name)]);
     html! {
-        tr class=[class(now, row)] data-s=(row.state.as_str()) {
+        tr class=[class(now, row)] data-s=(row.state.as_str()) data-y[commands::is_young(now, row)] {
             th scope="row" {
                 a href={ "?" (address) } { (Shown(&row.namespace)) "/" (Shown(&row.name)) }
                 @if !row.names.is_empty() { small { (Shown(&row.names_in_words())) } }

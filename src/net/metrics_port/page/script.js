@@ -28,7 +28,7 @@
   // The command that renews what is shown: the names that the server would put there.
   const renew = document.querySelector("#renew"), { begin, end, most } = renew.dataset;
   const name = () => {
-    const asked = all.filter((row) => !row.hidden && row.cells[4].firstChild && !["held", "blocked"].includes(stateOf(row)));
+    const asked = all.filter((row) => !row.hidden && row.cells[4].firstChild && !["held", "blocked"].includes(stateOf(row)) && !("y" in row.dataset));
     const few = asked.length > 0 && asked.length <= most;
     renew.textContent = few ? begin + asked.map((row) => row.cells[0].querySelector("a").textContent).join(" ") + " " + end : "";
     renew.hidden = !few;

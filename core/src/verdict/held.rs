@@ -38,7 +38,8 @@ impl Verdict {
             (State::Held | State::Due, _) => Some(self.reason.to_string()),
             // Their reason, and their error, are about something else.
             (State::RolloutFailing | State::PairBroken | State::Blocked, _) => {
-                let is_asked_for = !Why::meaning(&self.renews_why).starts_with("by ");
+                let why = Why::of_word(&self.renews_why);
+                let is_asked_for = !why.is_some_and(Why::is_by_the_clock);
                 is_asked_for.then(|| format!("a new certificate is due, and waits until {until}"))
             }
             (_, Some(error)) if self.next_try == Some(until) => {

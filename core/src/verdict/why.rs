@@ -72,11 +72,40 @@ impl Why {
         }
     }
 
+    /// That of a word; none of a word of another version.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|why| why.as_str() == word)
+    }
+
     /// The meaning of a word.
     #[must_use]
     pub fn meaning(word: &str) -> &'static str {
-        let known = Self::ALL.into_iter().find(|why| why.as_str() == word);
-        known.map_or("a word of another version", Self::in_words)
+        Self::of_word(word).map_or("a word of another version", Self::in_words)
+    }
+
+    /// Whether the clock decides: it is renewed in its time, and not because something asks for a new certificate.
+    #[must_use]
+    pub fn is_by_the_clock(self) -> bool {
+        match self {
+            Self::Due(Reason::Lifetime | Reason::IssuerEnds | Reason::RenewalInfo)
+            | Self::RenewBefore => true,
+            Self::Due(
+                Reason::NoCertificate
+                | Reason::Unreadable
+                | Reason::Placeholder
+                | Reason::MissingName
+                | Reason::ProfileChanged
+                | Reason::LifetimeChanged
+                | Reason::KeyTypeChanged
+                | Reason::OutputsChanged
+                | Reason::Staging
+                | Reason::Revoked
+                | Reason::RenewNow,
+            )
+            | Self::LittleLifeLeft
+            | Self::Never(_) => false,
+        }
     }
 
     /// For people: a clause, or "by" something where the clock decides.
@@ -122,7 +151,7 @@ impl Why {
     #[must_use]
     pub fn after(self) -> String {
         let words = self.in_words();
-        if words.starts_with("by ") {
+        if self.is_by_the_clock() {
             format!(" {words}")
         } else {
             format!(": {words}")
@@ -138,6 +167,7 @@ mod tests {
     fn each_word_and_each_meaning_is_there_once() {
         for (number, why) in Why::ALL.into_iter().enumerate() {
             assert_eq!(Why::meaning(why.as_str()), why.in_words());
+            assert_eq!(why.is_by_the_clock(), why.in_words().starts_with("by "));
             for other in &Why::ALL[..number] {
                 assert_ne!(why.as_str(), other.as_str());
                 assert_ne!(why.in_words(), other.in_words());

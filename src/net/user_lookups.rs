@@ -2,22 +2,26 @@
 //!
 //! The system's resolver holds a thread until it has an answer or gives up, also when nobody waits for that any more, and
 //! whoever holds the DNS of a host may leave its questions unanswered. So the place of a lookup is free when its thread
-//! is, and not before. The process has 512 such threads, which the hosts of CAs, new RSA keys and the metrics need too.
+//! is, and not before, and the next one goes to the namespace that has the fewest. The process has 512 such threads,
+//! which the hosts of CAs, new RSA keys and the metrics need too.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use cert_renew_core::time::UnixTime;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::net::egress;
+use crate::process::budget::Budget;
 
 /// Most lookups at the same time, for all namespaces and for one: a silent server holds each for ten seconds or more.
 const LOOKUPS: usize = 32;
 const LOOKUPS_PER_NAMESPACE: usize = 8;
+/// Longest lookup that is waited for. The wait for its place does not count: others may be the cause of that.
+const LOOKUP: Duration = Duration::from_secs(10);
 
 /// Asks for the addresses of a host, and blocks its thread.
 type Ask = fn(&str) -> io::Result<Vec<IpAddr>>;
@@ -26,10 +30,7 @@ type Ask = fn(&str) -> io::Result<Vec<IpAddr>>;
 #[derive(Debug)]
 pub struct UserLookups {
     ask: Ask,
-    all: Arc<Semaphore>,
-    /// The places of each namespace that has lookups now. One waits for its own place first: a namespace has few in the
-    /// queue for all.
-    own: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
+    places: Arc<Budget>,
 }
 
 /// The lookups of one namespace.
@@ -47,11 +48,8 @@ impl Default for UserLookups {
 
 impl UserLookups {
     fn by(ask: Ask) -> Self {
-        Self {
-            ask,
-            all: Arc::new(Semaphore::new(LOOKUPS)),
-            own: Mutex::default(),
-        }
+        let places = Arc::new(Budget::new(LOOKUPS, LOOKUPS_PER_NAMESPACE));
+        Self { ask, places }
     }
 
     /// Those of this namespace.
@@ -62,46 +60,31 @@ impl UserLookups {
             namespace: namespace.into(),
         }
     }
-
-    fn places(&self, namespace: &Arc<str>) -> Arc<Semaphore> {
-        let mut own = self.own.lock();
-        // Drop those that only the map still holds.
-        own.retain(|_, places| Arc::strong_count(places) > 1);
-        let places = own.entry(Arc::clone(namespace));
-        let places = places.or_insert_with(|| Arc::new(Semaphore::new(LOOKUPS_PER_NAMESPACE)));
-        Arc::clone(places)
-    }
 }
 
 impl NamespaceLookups {
     /// The addresses of a host, as [`egress::lookup`] finds them.
     ///
     /// # Errors
-    /// When it has none, or no server answers.
+    /// When it has none, or no server answers in time.
     pub async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        let UserLookups { ask, all, .. } = &*self.all;
-        let places = [self.all.places(&self.namespace), Arc::clone(all)];
-        let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
-        for places in places {
-            held.push(places.acquire_owned().await.map_err(io::Error::other)?);
-        }
+        let UserLookups { ask, places } = &*self.all;
+        let place = places.place(&self.namespace, UnixTime::NEVER).await;
         let (ask, host) = (*ask, host.to_owned());
         let found = spawn_blocking(move || {
             let found = ask(&host);
-            drop(held);
+            drop(place);
             found
         });
-        found.await.map_err(io::Error::other)?
+        timeout(LOOKUP, found).await?.map_err(io::Error::other)?
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use futures::future::join_all;
-    use tokio::time::timeout;
 
     use super::*;
 

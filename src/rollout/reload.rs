@@ -20,11 +20,11 @@ use rustls::RootCertStore;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::net::https;
+use crate::process::budget::HeldPlace;
 use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
 use crate::rollout::listing::pods::{self, RunningPod};
-use crate::rollout::roller::concurrency::RolloutSlot;
 use crate::rollout::roller::looks::{Judge, Looks, Withdrawal};
 use crate::rollout::roller::wait::GLANCE;
 use crate::rollout::roller::{Batch, Ended, Roller, Weight};
@@ -116,7 +116,7 @@ impl Roller {
         step: &Step,
         asks: &[Ask],
         waited: Instant,
-        place: &mut RolloutSlot,
+        place: &mut HeldPlace,
     ) -> Result<Ended, Error> {
         let namespace = batch.namespace;
         let current = get(&self.client, namespace, &step.workload.id).await?;

@@ -309,7 +309,7 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
-    use crate::rollout::roller::concurrency::RolloutSlot;
+    use crate::process::budget::HeldPlace;
     use crate::rollout::{Judge, Withdrawal};
 
     struct Yes;
@@ -341,7 +341,7 @@ mod tests {
     }
 
     /// Takes all connections to pods of a namespace, as pods do that never answer.
-    fn without_connections(roller: &Roller) -> Vec<RolloutSlot> {
+    fn without_connections(roller: &Roller) -> Vec<HeldPlace> {
         let mut taken = Vec::new();
         let place = || roller.connections.place("shop", UnixTime::NEVER);
         while let Some(place) = place().now_or_never() {

@@ -17,7 +17,6 @@ use reqwest::Url;
 use reqwest::dns::{Name as DnsName, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use thiserror::Error;
-use tokio::time::timeout;
 
 use super::http01::PATH;
 use crate::net::dns::{self, Resolver};
@@ -290,11 +289,8 @@ async fn addresses(
             Ok(name) => resolver.addresses(&name).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         },
-        None => {
-            // A name that is not found in time counts as one without addresses.
-            let found = timeout(REQUEST, lookups.addresses(host)).await;
-            found.ok().and_then(Result::ok).unwrap_or_default()
-        }
+        // A name that is not found in time counts as one without addresses.
+        None => lookups.addresses(host).await.unwrap_or_default(),
     };
     let mut known = HashSet::new();
     let open = found.into_iter().filter(|it| nearby.allows(*it));

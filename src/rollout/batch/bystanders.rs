@@ -17,8 +17,8 @@ use cert_renew_core::time::UnixTime;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
+use crate::process::budget::Budget;
 use crate::rollout::Error;
-use crate::rollout::roller::concurrency::Budget;
 
 /// Most namespaces that are looked at at the same time, each of which takes some MiB, and most looks of one of them.
 const PLACES: usize = 2;

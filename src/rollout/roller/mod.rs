@@ -3,7 +3,6 @@
 //! `step.rs` rolls one workload; this file decides when each starts, and what a failure means for the others.
 //! Everything may be cut off at any instant: the templates record what was done, and the next plan goes on from there.
 
-pub(super) mod concurrency;
 mod evict;
 mod history;
 pub(super) mod looks;
@@ -31,12 +30,12 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::concurrency::{Budget, RolloutSlot};
 use self::history::History;
 use self::looks::{Judge, Looks};
 pub(super) use self::outcome::{Ended, Weight};
 pub use self::outcome::{Happening, Outcome, Turn};
 use self::standings::Standings;
+use crate::process::budget::{Budget, HeldPlace};
 use crate::process::permit::Look;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::get;
@@ -301,12 +300,12 @@ impl Roller {
 
     /// A place for one of the requests that thousands of conclusions may want to send at once. It is given back when it
     /// is dropped, and not held over waits for anything else.
-    pub(super) async fn place_for_request(&self, namespace: &str) -> RolloutSlot {
+    pub(super) async fn place_for_request(&self, namespace: &str) -> HeldPlace {
         self.requests.place(namespace, UnixTime::NEVER).await
     }
 
     /// A place for a list of pods, from before it is requested until the last of its pods has been asked.
-    pub(super) async fn place_for_list(&self, namespace: &str) -> RolloutSlot {
+    pub(super) async fn place_for_list(&self, namespace: &str) -> HeldPlace {
         self.lists.place(namespace, UnixTime::NEVER).await
     }
 

@@ -21,12 +21,12 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::concurrency::RolloutSlot;
 use super::evict;
 use super::history::fought_over;
 use super::wait::{self, GLANCE, Wait, Waited};
 use super::{Batch, Ended, Roller, Turn, Weight};
 use crate::cluster::{self, Call};
+use crate::process::budget::HeldPlace;
 use crate::process::permit::Permit;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
@@ -99,7 +99,7 @@ impl Roller {
         batch: &Batch<'_>,
         step: &Step,
         mut waited: Instant,
-        place: &mut RolloutSlot,
+        place: &mut HeldPlace,
     ) -> Result<Ended, Error> {
         let Batch {
             namespace, listed, ..
@@ -229,7 +229,7 @@ impl Roller {
         step: &Arc<Step>,
         not_before: UnixTime,
         waited: &mut Instant,
-    ) -> RolloutSlot {
+    ) -> HeldPlace {
         let pause = not_before.since(UnixTime::now());
         let waits = |turn| _ = batch.waits.send((Arc::clone(step), turn));
         if !pause.is_zero() {
@@ -255,7 +255,7 @@ impl Roller {
         namespace: &str,
         step: &Step,
         current: Workload,
-        place: &mut RolloutSlot,
+        place: &mut HeldPlace,
         waited: &mut Instant,
     ) -> Result<Option<Workload>, Error> {
         if !is_rolling(&current) || !current.is_available() || rolls_for_an_earlier(step, &current)
@@ -349,7 +349,7 @@ impl Roller {
         &'a self,
         namespace: &'a str,
         workload: &'a Workload,
-        place: &'a mut RolloutSlot,
+        place: &'a mut HeldPlace,
     ) -> Wait<'a> {
         Wait {
             client: &self.client,

@@ -15,8 +15,8 @@ use kube::Client;
 use kube::api::{Api, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::concurrency::{RolloutSlot, WITHOUT_PLACE};
 use super::looks::Withdrawal;
+use crate::process::budget::{HeldPlace, WITHOUT_PLACE};
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
 
@@ -42,7 +42,7 @@ pub(super) fn stalled(patience: Duration) -> Duration {
 ///
 /// # Errors
 /// When too many are: the rollout is interrupted, and goes on later.
-pub(super) fn wait_on(place: &mut RolloutSlot, namespace: &str, stalls: bool) -> Result<(), Error> {
+pub(super) fn wait_on(place: &mut HeldPlace, namespace: &str, stalls: bool) -> Result<(), Error> {
     let may_wait = if stalls {
         place.wait_on()
     } else {
@@ -88,7 +88,7 @@ pub(super) struct Wait<'a> {
     /// Longest time without progress.
     pub(super) patience: Duration,
     /// The place, given back when nothing moves.
-    pub(super) place: &'a mut RolloutSlot,
+    pub(super) place: &'a mut HeldPlace,
 }
 
 /// The judgement on one observation.
@@ -334,7 +334,7 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
-    use crate::rollout::roller::concurrency::Budget;
+    use crate::process::budget::Budget;
 
     /// An answer that brings a part and then nothing, and says when it is dropped.
     struct Answer(Option<Bytes>, Option<Arc<AtomicBool>>);

@@ -4,6 +4,7 @@
 //! is worth a bounded lead, since anybody who may edit a Secret may forge it, and no waiting caller is overtaken for
 //! ever. A place is given back when it is dropped, or as soon as its workload makes no progress; one that is held for
 //! very long is passed on although its workload still moves. A few holders of each namespace may wait on without it.
+//! Rollouts, and what they ask pods and the API server for, share such places; so do lookups of users' hosts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,11 +22,11 @@ const LEAD: Duration = Duration::from_secs(600);
 const TURN: Duration = Duration::from_secs(600);
 /// Most holders of a namespace that wait on after their place was given back or passed on. Each has a watch, with a
 /// buffer of up to 256 KiB.
-pub(super) const WITHOUT_PLACE: usize = 20;
+pub(crate) const WITHOUT_PLACE: usize = 20;
 
-/// What all rollouts share.
+/// The places that all share.
 #[derive(Debug)]
-pub(in crate::rollout) struct Budget {
+pub(crate) struct Budget {
     per_namespace: usize,
     state: Mutex<State>,
 }
@@ -46,7 +47,7 @@ struct State {
 }
 
 /// The waiting callers of one namespace.
-type Waiting = BTreeMap<Key, oneshot::Sender<RolloutSlot>>;
+type Waiting = BTreeMap<Key, oneshot::Sender<HeldPlace>>;
 
 /// Rank and then arrival.
 type Key = (UnixTime, u64);
@@ -64,16 +65,16 @@ struct Held {
     since: Instant,
 }
 
-/// The right to roll one workload of a namespace.
+/// A place that is held for one piece of work of a namespace, as a workload that is rolled.
 #[derive(Debug)]
-pub(in crate::rollout) struct RolloutSlot {
+pub(crate) struct HeldPlace {
     /// `None` once it is given back.
     of: Option<(Arc<Budget>, u64)>,
 }
 
 impl Budget {
-    pub(in crate::rollout) fn new(concurrency: usize, per_namespace: usize) -> Self {
-        // Zero would never roll anything; the config's reader refuses it too.
+    pub(crate) fn new(concurrency: usize, per_namespace: usize) -> Self {
+        // Zero would never begin anything; the config's reader refuses it too.
         let state = State {
             places: concurrency.max(1),
             held: BTreeMap::new(),
@@ -89,12 +90,8 @@ impl Budget {
         }
     }
 
-    /// Waits for a place. `urgency` is the end of the certificate that the workload is rolled for.
-    pub(in crate::rollout) async fn place(
-        self: &Arc<Self>,
-        namespace: &str,
-        urgency: UnixTime,
-    ) -> RolloutSlot {
+    /// Waits for a place. `urgency` is the end of the certificate that the work is for.
+    pub(crate) async fn place(self: &Arc<Self>, namespace: &str, urgency: UnixTime) -> HeldPlace {
         let (called, mut call) = oneshot::channel();
         let _queued = self.queue(namespace, urgency, called);
         self.call();
@@ -103,7 +100,7 @@ impl Budget {
             tokio::select! {
                 biased;
                 // The sender is dropped only with a budget that has no callers any more.
-                place = &mut call => return place.unwrap_or(RolloutSlot { of: None }),
+                place = &mut call => return place.unwrap_or(HeldPlace { of: None }),
                 () = sleep_until(passed_on) => self.call(),
             }
         }
@@ -113,7 +110,7 @@ impl Budget {
         &'a self,
         namespace: &'a str,
         urgency: UnixTime,
-        called: oneshot::Sender<RolloutSlot>,
+        called: oneshot::Sender<HeldPlace>,
     ) -> Queued<'a> {
         let (now, mut state) = (UnixTime::now(), self.state());
         state.numbers += 1;
@@ -137,7 +134,7 @@ impl Budget {
             // A statement of its own: the lock is released before a place may be dropped.
             let next = self.state().next(self.per_namespace);
             let Some((number, called)) = next else { return };
-            let place = RolloutSlot {
+            let place = HeldPlace {
                 of: Some((Arc::clone(self), number)),
             };
             // The caller has just stopped waiting. Dropping the place would call the next one from within this call.
@@ -156,7 +153,7 @@ fn rank(now: UnixTime, urgency: UnixTime) -> UnixTime {
 
 impl State {
     /// Takes the first caller that may have a place out of the queue, and takes the place for it.
-    fn next(&mut self, per_namespace: usize) -> Option<(u64, oneshot::Sender<RolloutSlot>)> {
+    fn next(&mut self, per_namespace: usize) -> Option<(u64, oneshot::Sender<HeldPlace>)> {
         if self.waiting.is_empty() {
             return None;
         }
@@ -241,9 +238,9 @@ fn one_less(counts: &mut HashMap<Box<str>, usize>, namespace: &str) {
     }
 }
 
-impl RolloutSlot {
+impl HeldPlace {
     /// Frees the place, if it has not been passed on: whether its holder may wait on without it.
-    pub(super) fn wait_on(&mut self) -> bool {
+    pub(crate) fn wait_on(&mut self) -> bool {
         if let Some((budget, number)) = &self.of {
             let is_freed = budget.state().pass_on(*number);
             if is_freed {
@@ -254,7 +251,7 @@ impl RolloutSlot {
     }
 
     /// Whether its holder may wait on: it has its place, or is one of the few of its namespace that wait without one.
-    pub(super) fn may_wait(&self) -> bool {
+    pub(crate) fn may_wait(&self) -> bool {
         let Some((budget, number)) = &self.of else {
             return true;
         };
@@ -263,7 +260,7 @@ impl RolloutSlot {
     }
 
     /// Frees the place, once.
-    pub(in crate::rollout) fn give_back(&mut self) {
+    pub(crate) fn give_back(&mut self) {
         if let Some((budget, number)) = self.of.take()
             && budget.state().give_back(number)
         {
@@ -278,7 +275,7 @@ impl Drop for Queued<'_> {
     }
 }
 
-impl Drop for RolloutSlot {
+impl Drop for HeldPlace {
     fn drop(&mut self) {
         self.give_back();
     }
@@ -293,8 +290,8 @@ mod tests {
 
     /// Waiting callers, each as (namespace, seconds until its certificate ends), and the places that they have.
     struct Scene {
-        futures: Vec<BoxFuture<'static, RolloutSlot>>,
-        places: BTreeMap<usize, RolloutSlot>,
+        futures: Vec<BoxFuture<'static, HeldPlace>>,
+        places: BTreeMap<usize, HeldPlace>,
         budget: Arc<Budget>,
     }
 

@@ -65,9 +65,9 @@ const REMOVALS: usize = 3;
 /// Longest wait for servers that do not answer once all others have the record: a dead one must not delay everything,
 /// and a slow one may still answer.
 const SILENCE: Duration = Duration::from_secs(20);
-/// Most records of one order that servers are asked for at the same time: each look has a socket for each server of the
-/// zone, and one that does not answer holds it for ten seconds.
-const LOOKS: usize = 16;
+/// Most sockets that one order has for its looks at the same time: each look has one for each server of the zone, and a
+/// server that does not answer holds it for ten seconds. Of a zone with four servers, 64 records are looked at at a time.
+const SOCKETS: u32 = 256;
 
 /// Why a TXT record cannot be set, seen or removed.
 #[derive(Debug, Error)]
@@ -173,13 +173,14 @@ pub struct Solver {
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// Places for the looks at the records of one order. A look has one while it asks, and none while it waits to ask again.
+/// Places for the looks at the records of one order. A look has one for each server while it asks, and none while it waits
+/// to ask again.
 #[derive(Debug)]
 pub struct LookPlaces(Semaphore);
 
 impl Default for LookPlaces {
     fn default() -> Self {
-        Self(Semaphore::new(LOOKS))
+        Self(Semaphore::new(SOCKETS as usize))
     }
 }
 
@@ -414,7 +415,8 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
 
 /// Waits until `deadline` for every server of the zone to have the record, or every resolver where the servers cannot
 /// be asked; `nearby` is where the CA is, which asks the same servers. Servers that do not answer are skipped after
-/// a while, as long as another one has it. All records of an order share `places`.
+/// a while, as long as another one has it. All records of an order share `places`; one that has waited for the first
+/// place until after `deadline` is looked at once.
 ///
 /// # Errors
 /// When some do not have it by then, or the servers cannot be found.
@@ -426,18 +428,18 @@ pub async fn seen(
 ) -> Result<(), Error> {
     let propagation = &txt.solver.propagation;
     if propagation.check {
+        // It is never closed.
+        let held = places.0.acquire().await;
         let started = Instant::now();
         let silence = SILENCE.min(deadline.duration_since(started) / 2);
-        // It is never closed.
-        let place = || places.0.acquire();
-        let held = place().await;
         let mut authorities = authorities(nearby, resolver, txt).await?;
         drop(held);
         let at = dns::name(&txt.at)?;
         let mut pause = FIRST_LOOK;
         let mut has_any = false;
         loop {
-            let held = place().await;
+            let sockets = u32::try_from(authorities.len()).unwrap_or(SOCKETS);
+            let held = places.0.acquire_many(sockets.clamp(1, SOCKETS)).await;
             let found = dns::look(&authorities, &at, &txt.value).await;
             drop(held);
             let (mut lacking, mut silent) = (Vec::new(), Vec::new());
@@ -545,9 +547,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_records_of_an_order_are_looked_at_a_few_at_a_time() {
-        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let server = silent.local_addr().unwrap();
+    async fn the_records_of_an_order_are_looked_at_by_a_bounded_number_of_sockets() {
+        let mut silent = Vec::new();
+        for _ in 0..4 {
+            silent.push(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        }
+        let servers = silent.iter().map(|it| it.local_addr().unwrap());
+        let servers: Vec<_> = servers.collect();
         let record = |number: usize| Txt {
             of: format!("n{number}.example"),
             at: format!("_acme-challenge.n{number}.example"),
@@ -558,13 +564,13 @@ mod tests {
                 credentials: None,
                 settings: Default::default(),
                 propagation: Propagation {
-                    servers: vec![server],
+                    servers: servers.clone(),
                     ..Propagation::default()
                 },
             },
         };
         let records: Vec<Txt> = (0..100).map(record).collect();
-        let resolver = Resolver::new(&[server]).unwrap();
+        let resolver = Resolver::new(&servers[..1]).unwrap();
         let (places, until) = (LookPlaces::default(), Instant::now() + SILENCE);
         let looks = records
             .iter()
@@ -572,16 +578,17 @@ mod tests {
         // Sooner than any of them asks again.
         let looked = timeout(Duration::from_millis(200), try_join_all(looks)).await;
         assert!(looked.is_err(), "nothing is answered");
-        let (mut asked, mut packet) = (HashSet::new(), [0; 512]);
-        while let Ok((_, from)) = silent.try_recv_from(&mut packet) {
-            asked.insert(from);
+        // Sockets of two servers may have the same port.
+        let mut asked = HashSet::new();
+        for (server, socket) in silent.iter().enumerate() {
+            let mut packet = [0; 512];
+            while let Ok((_, from)) = socket.try_recv_from(&mut packet) {
+                asked.insert((server, from));
+            }
         }
         // Of a question that is sent again, both count.
-        assert!(
-            (LOOKS..=2 * LOOKS).contains(&asked.len()),
-            "{}",
-            asked.len()
-        );
+        let most = usize::try_from(SOCKETS).unwrap();
+        assert!((most..=2 * most).contains(&asked.len()), "{}", asked.len());
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(crate) enum Kind {
     NoAccount,
     /// This replica does not lead: nothing, or nothing more, was sent.
     Closed(Closed),
-    /// Refused by cert-renew before anything was sent.
+    /// Refused by cert-renew, before anything was sent or for what the CA has made of it; it would be refused again.
     Settings(Box<str>),
 }
 

@@ -199,9 +199,12 @@ impl Client {
         let missing = || Error::unexpected(Action::NewOrder, &answer.host, "no Location header");
         let url = answer.location.clone().ok_or_else(missing)?;
         let mut order = Order::read(self, url, Action::NewOrder, &answer)?;
-        if order.state.authorizations.len() > most_authorizations(names.len()) {
-            let what = "an order with more than two authorizations for each name";
-            return Err(Error::unexpected(Action::NewOrder, &answer.host, what));
+        let most = most_authorizations(names.len());
+        if order.state.authorizations.len() > most {
+            // The CA has made the order, and would make the next one like it: it is no outage.
+            let host = &answer.host;
+            let why = format!("expected no more than {most} authorizations, found more at {host}");
+            return Err(Error::settings(Action::NewOrder, why));
         }
         // RFC 9773, 5: a CA that accepts it repeats it.
         order.replaces_accepted =

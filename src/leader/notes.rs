@@ -41,8 +41,11 @@ const APART: Duration = Duration::from_secs(5);
 const LONGEST_APART: Duration = Duration::from_secs(3_600);
 /// Most Secrets whose last write is remembered.
 const MOST_REMEMBERED: usize = 4_096;
-/// Time between two looks at what annotations name and what does not exist, or is not known: it may have been made since.
+/// Time between two looks at what annotations name and what does not exist: it may have been made since.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// Time between two looks where something is only not known yet, as the profiles of a CA that was asked for nothing: each
+/// reads the whole Secret, and thousands may name a profile.
+const LOOK_FOR_UNKNOWN: Duration = Duration::from_secs(3_600);
 /// Longest look at what annotations name: lists of large workloads take long, and one that takes longer is put off.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
@@ -102,12 +105,12 @@ pub async fn follow(all: &Handles, done: &UnboundedSender<Done>) {
             return;
         }
         match look(all, &key, done).await {
-            Ok(Looked { wrote, missing }) => {
+            Ok(Looked { wrote, again }) => {
                 if wrote {
                     writes.lock().count(now, &key);
                 }
-                if missing {
-                    all.notes.add_after(&key, LOOK_AGAIN);
+                if let Some(again) = again {
+                    all.notes.add_after(&key, again);
                 }
             }
             Err(error) => {
@@ -125,8 +128,17 @@ pub async fn follow(all: &Handles, done: &UnboundedSender<Done>) {
 /// What a look came to.
 struct Looked {
     wrote: bool,
-    /// An annotation names what does not exist, or what is not known yet.
-    missing: bool,
+    /// After which time it is looked at again.
+    again: Option<Duration>,
+}
+
+/// When a Secret is looked at again, by whether a problem was found and whether something is not known yet.
+fn look_again(any_found: bool, is_partial: bool) -> Option<Duration> {
+    match (any_found, is_partial) {
+        (true, _) => Some(LOOK_AGAIN),
+        (false, true) => Some(LOOK_FOR_UNKNOWN),
+        (false, false) => None,
+    }
 }
 
 /// Reads one Secret, and writes on it what is outdated.
@@ -137,7 +149,7 @@ async fn look(
 ) -> Result<Looked, cluster::Error> {
     let nothing = Looked {
         wrote: false,
-        missing: false,
+        again: None,
     };
     let now = UnixTime::now();
     let secret = match secrets::get(&all.shared.client, key).await {
@@ -173,11 +185,11 @@ async fn look(
     let texts = found.iter().map(|(_, problem)| problem.to_string());
     let _ = done.send(Done::LookedUp(key.clone(), texts.collect()));
     let annotations = outdated(now, key, &secret, (&assessment, facts), &found);
-    let missing = !found.is_empty() || is_partial;
+    let again = look_again(!found.is_empty(), is_partial);
     if annotations.is_empty() {
         return Ok(Looked {
             wrote: false,
-            missing,
+            again,
         });
     }
     let before = secret.head.annotation(keys::PROBLEMS).unwrap_or_default();
@@ -189,10 +201,7 @@ async fn look(
         let (events, uid) = (&all.shared.events, secret.head.uid());
         events.secret(key, uid, *reason, &problem.to_string());
     }
-    Ok(Looked {
-        wrote: true,
-        missing,
-    })
+    Ok(Looked { wrote: true, again })
 }
 
 /// The annotations that say something else than what is known.
@@ -298,5 +307,18 @@ mod tests {
         }
         assert_eq!(written[..5], [0, 10, 30, 70, 150]);
         assert!(written.len() < 40, "{written:?}");
+    }
+
+    #[test]
+    fn what_is_only_not_known_yet_is_looked_at_more_rarely_than_a_problem() {
+        for (any_found, is_partial, expected) in [
+            (false, false, None),
+            (false, true, Some(3_600)),
+            (true, false, Some(300)),
+            (true, true, Some(300)),
+        ] {
+            let again = look_again(any_found, is_partial).map(|it| it.as_secs());
+            assert_eq!(again, expected, "{any_found} {is_partial}");
+        }
     }
 }

@@ -30,8 +30,7 @@ const OF_NAMESPACE: usize = 256 * 1024;
 /// Most bytes of the Secrets of all namespaces.
 const OF_ALL: usize = 16 * OF_NAMESPACE;
 /// Said of Secrets for which there is no room.
-const LEFT_OUT: &str = "the pods and Jobs that nothing restarts are not named for some Secrets, as too many wait for that: \
-                        cert-renew plan names them";
+const LEFT_OUT: &str = "the pods and Jobs that nothing restarts are not named for some Secrets, as too many wait for that";
 
 /// The looks for what nothing restarts, of all batches.
 #[derive(Debug)]

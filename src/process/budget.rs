@@ -20,8 +20,8 @@ const LEAD: Duration = Duration::from_secs(600);
 /// Longest time that a place is held while others wait; then it counts as given back. Most workloads take less; a
 /// namespace of workloads that take hours each would keep all others waiting.
 const TURN: Duration = Duration::from_secs(600);
-/// Most holders of a namespace that wait on after their place was given back or passed on. Each has a watch, with a
-/// buffer of up to 256 KiB.
+/// Most holders of a namespace that wait on after their place was given back or passed on, or twice as many as have a
+/// place at once if that is more. Each has a watch, with a buffer of up to 256 KiB.
 pub(crate) const WITHOUT_PLACE: usize = 20;
 
 /// The places that all share.
@@ -34,6 +34,8 @@ pub(crate) struct Budget {
 #[derive(Debug)]
 struct State {
     places: usize,
+    /// Most holders of a namespace that wait on without a place.
+    most_waiting_on: usize,
     /// Places that are held, oldest first.
     held: BTreeMap<u64, Held>,
     /// Number of held places by namespace; no entry is zero.
@@ -77,6 +79,7 @@ impl Budget {
         // Zero would never begin anything; the config's reader refuses it too.
         let state = State {
             places: concurrency.max(1),
+            most_waiting_on: WITHOUT_PLACE.max(per_namespace.saturating_mul(2)),
             held: BTreeMap::new(),
             taken: HashMap::new(),
             without_place: HashMap::new(),
@@ -209,7 +212,7 @@ impl State {
             return false;
         };
         let waiting = self.waiting_on.entry(namespace.clone()).or_default();
-        if *waiting < WITHOUT_PLACE {
+        if *waiting < self.most_waiting_on {
             *waiting += 1;
             self.without_place.insert(number, namespace);
         }
@@ -257,6 +260,12 @@ impl HeldPlace {
         };
         let state = budget.state();
         state.held.contains_key(number) || state.without_place.contains_key(number)
+    }
+
+    /// Most holders of its namespace that wait on without a place.
+    pub(crate) fn most_waiting_on(&self) -> usize {
+        let of = self.of.as_ref();
+        of.map_or(WITHOUT_PLACE, |(budget, _)| budget.state().most_waiting_on)
     }
 
     /// Frees the place, once.
@@ -426,19 +435,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn few_of_a_namespace_wait_on_without_a_place() {
-        let budget = Arc::new(Budget::new(1, 1));
+        for (per_namespace, most) in [(1, WITHOUT_PLACE), (10, WITHOUT_PLACE), (30, 60)] {
+            wait_on_without_a_place(per_namespace, most).await;
+        }
+    }
+
+    /// One place for all namespaces; so many of one wait on without it.
+    async fn wait_on_without_a_place(per_namespace: usize, most: usize) {
+        let budget = Arc::new(Budget::new(1, per_namespace));
         let place = |namespace| {
             let place = budget.place(namespace, UnixTime(0)).now_or_never();
             place.unwrap()
         };
         let mut waiting = Vec::new();
-        for _ in 0..WITHOUT_PLACE {
+        for _ in 0..most {
             let mut place = place("a");
             assert!(place.wait_on() && place.wait_on() && place.may_wait());
             waiting.push(place);
         }
         let mut late = place("a");
         assert!(late.may_wait() && !late.wait_on() && !late.may_wait());
+        assert_eq!(late.most_waiting_on(), most);
         let mut other = place("b");
         assert!(other.wait_on());
         drop(waiting.pop());

@@ -16,7 +16,7 @@ use kube::api::{Api, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::looks::Withdrawal;
-use crate::process::budget::{HeldPlace, WITHOUT_PLACE};
+use crate::process::budget::HeldPlace;
 use crate::rollout::error::Error;
 use crate::rollout::listing::api::{api, get};
 
@@ -31,9 +31,13 @@ pub(in crate::rollout) const GLANCE: Duration = Duration::from_secs(30);
 /// Time without progress after which a workload gives its place to others; it is still waited for.
 ///
 /// Shorter than the patience, so that a stuck workload keeps no other waiting; longer than nearly every pod takes to
-/// become ready, so that workloads that really roll hardly ever exceed the concurrency.
+/// become ready, so that workloads that really roll hardly ever exceed the concurrency. A short wait keeps its place until
+/// it ends: without one it would end as crowded in a namespace where many wait.
 pub(super) fn stalled(patience: Duration) -> Duration {
     const STALLED: Duration = Duration::from_secs(120);
+    if patience <= GLANCE {
+        return patience;
+    }
     STALLED.min(patience / 2)
 }
 
@@ -53,7 +57,7 @@ pub(super) fn wait_on(place: &mut HeldPlace, namespace: &str, stalls: bool) -> R
     }
     Err(Error::Crowded {
         namespace: namespace.into(),
-        most: WITHOUT_PLACE,
+        most: place.most_waiting_on(),
     })
 }
 
@@ -334,7 +338,7 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
-    use crate::process::budget::Budget;
+    use crate::process::budget::{Budget, WITHOUT_PLACE};
 
     /// An answer that brings a part and then nothing, and says when it is dropped.
     struct Answer(Option<Bytes>, Option<Arc<AtomicBool>>);
@@ -423,21 +427,26 @@ mod tests {
             assert!(place.wait_on());
             others.push(place);
         }
-        for room in [false, true] {
+        for (seconds, is_crowded, ends) in [(60, true, false), (30, true, true), (60, false, true)]
+        {
+            if !is_crowded {
+                drop(others.pop());
+            }
             let mut place = budget.place("shop", UnixTime::NEVER).await;
             let wait = Wait {
                 client: &client,
                 namespace: "shop",
                 workload: &workload,
-                patience: Duration::from_secs(60),
+                patience: Duration::from_secs(seconds),
                 place: &mut place,
             };
             match settled(wait).await {
-                Ok(Waited::Failed(..)) => assert!(room),
-                Err(Error::Crowded { .. }) => assert!(!room),
+                Ok(Waited::Failed(..)) => assert!(ends, "{seconds} {is_crowded}"),
+                Err(Error::Crowded { most, .. }) => {
+                    assert!(!ends && most == WITHOUT_PLACE, "{seconds} {is_crowded}");
+                }
                 other => panic!("{other:?}"),
             }
-            drop(others.pop());
         }
     }
 }

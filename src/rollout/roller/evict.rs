@@ -240,8 +240,9 @@ impl Replacing<'_> {
                 let mut seen = pod.see(self.step);
                 seen.leaving |= self.evicted.contains(&seen.uid);
                 if !self.pods.set(pod.name(), seen) {
-                    let why =
-                        format!("it has more than {MOST} pods: they are not replaced one by one");
+                    let why = format!(
+                        "it has more than {MOST} pods: none is evicted; replace them, then resume"
+                    );
                     return Some(Waited::TooMany(why));
                 }
             }

@@ -194,8 +194,11 @@ impl Roller {
                         ended => ended,
                     });
                 }
-                Waited::Forbidden(why) | Waited::TooMany(why) => {
-                    return Ok(Ended::Failed(why, Weight::Alone));
+                Waited::Forbidden(why) => return Ok(Ended::Failed(why, Weight::Alone)),
+                // A person may have replaced all of them by now.
+                Waited::TooMany(why) => {
+                    let ended = self.lacks(namespace, step, &current, why).await;
+                    return Ok(not_evicted(ended, wait::short(&current), started.elapsed()));
                 }
                 Waited::Failed(_, why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
                 // None of its pods has proven the certificate, and no other workload has.
@@ -358,6 +361,20 @@ impl Roller {
             patience: self.progress_timeout,
             place,
         }
+    }
+}
+
+/// The end of a step for a workload with more pods than are evicted: `lacks` is what the age of its pods tells, and
+/// `short` of them are not available.
+fn not_evicted(lacks: Ended, short: i64, took: Duration) -> Ended {
+    match lacks {
+        Ended::Incomplete(why) => Ended::Failed(why, Weight::Alone),
+        Ended::Unavailable(_) if short == 0 => Ended::Rolled(took),
+        Ended::Unavailable(_) => {
+            let pods = wait::pods(short);
+            Ended::Unavailable(format!("{pods} not available; all were started since"))
+        }
+        ended => ended,
     }
 }
 

@@ -225,7 +225,7 @@ async fn observe(
 }
 
 /// Pods that are not available.
-fn short(workload: &Workload) -> i64 {
+pub(super) fn short(workload: &Workload) -> i64 {
     let Status {
         wanted, available, ..
     } = workload.status;

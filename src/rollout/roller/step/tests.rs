@@ -117,3 +117,18 @@ fn a_rollout_is_not_put_off_by_a_write_of_the_far_future_nor_is_what_was_written
         assert_eq!(patched["spec"]["restartAt"], restart_at, "{written:?}");
     }
 }
+
+/// Otherwise it would halt again after each `resume`, although a person has replaced all pods.
+#[test]
+fn a_workload_of_too_many_pods_is_done_once_all_of_them_were_started_since() {
+    let took = Duration::from_secs(7);
+    let older = || Ended::Incomplete("too many".into());
+    let newer = || Ended::Unavailable("too many; all of them were started since".into());
+    let ended = not_evicted(older(), 0, took);
+    assert!(matches!(ended, Ended::Failed(why, Weight::Alone) if why == "too many"));
+    let ended = not_evicted(newer(), 0, took);
+    assert!(matches!(ended, Ended::Rolled(it) if it == took));
+    let ended = not_evicted(newer(), 2, took);
+    let expected = "2 pods not available; all were started since";
+    assert!(matches!(ended, Ended::Unavailable(why) if why == expected));
+}

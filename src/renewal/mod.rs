@@ -37,7 +37,7 @@ use outcome::failure::Failure;
 use renewals::Renewal;
 pub use renewals::Renewals;
 use target::RenewalTarget;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::cluster::order_records::{self, Found, Record};
 use crate::cluster::{self, events};
@@ -45,6 +45,9 @@ use crate::process::task::TaskHandle;
 
 /// How long an order whose issuer is not in the config is kept, in case a config has it again: as long as CAs keep one.
 const ORDER_LIFE: Duration = Duration::from_secs(7 * 86_400);
+/// Delay before an order is given up again whose DNS host took too long: it takes the DNS places of others for as long as
+/// a renewal may take, each time.
+const ABANDON_AGAIN: Duration = Duration::from_secs(3_600);
 
 impl Renewals {
     /// Renews a Secret if it is due, and reports the result through the task handle.
@@ -77,13 +80,18 @@ impl Renewals {
 
 impl Renewal<'_> {
     /// Abandons the order of a Secret that is gone or no longer annotated. An order may have hundreds of TXT records, and
-    /// its DNS host may be slow: the record of one that takes too long stays, as after an error.
+    /// its DNS host may be slow: one that takes too long is given up again later, unless its Secret has come back and
+    /// goes on with it. Takes no place of the renewals.
     pub async fn abandon(self) {
-        if timeout(self.all.longest, self.abandoned()).await.is_err() {
+        while timeout(self.all.longest, self.abandoned()).await.is_err() {
             tracing::warn!(
                 secret = %self.key,
-                "an order that is no longer wanted could not be given up in time; its record stays until the next start"
+                "an order that is no longer wanted could not be given up in time; it is tried again in an hour"
             );
+            sleep(ABANDON_AGAIN).await;
+            if self.shared.entry(self.key).is_some() {
+                return;
+            }
         }
     }
 
@@ -201,6 +209,8 @@ impl Renewal<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use cert_renew_core::index::Task;
     use cert_renew_core::secret::SecretRef;
     use tokio::sync::{mpsc, watch};
@@ -230,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_order_that_cannot_be_given_up_is_left_after_a_while_with_its_record() {
+    async fn an_order_that_cannot_be_given_up_in_time_is_given_up_again_later() {
         let (shared, _in_force) = without_an_answer();
         let mut renewals = Renewals::new(shared);
         // Sooner than any deadline of its parts.
@@ -239,8 +249,16 @@ mod tests {
         let key = SecretRef::new("shop", "tls");
         renewals.running_orders.insert(&key, 1);
         let begun = tokio::time::Instant::now();
-        renewals.of(&key).abandon().await;
-        assert_eq!(begun.elapsed(), longest);
-        assert!(renewals.running_orders.contains(&key));
+        let mut abandon = pin!(renewals.of(&key).abandon());
+        // Nobody answers: it keeps its record, and does not end.
+        let waits = timeout(ABANDON_AGAIN * 10, abandon.as_mut()).await;
+        assert!(waits.is_err() && renewals.running_orders.contains(&key));
+        renewals.running_orders.remove(&key);
+        abandon.await;
+        let took = begun.elapsed();
+        assert!(
+            took > ABANDON_AGAIN * 10 && took < ABANDON_AGAIN * 11,
+            "{took:?}"
+        );
     }
 }

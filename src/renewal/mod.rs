@@ -89,7 +89,12 @@ impl Renewal<'_> {
                 "an order that is no longer wanted could not be given up in time; it is tried again in an hour"
             );
             sleep(ABANDON_AGAIN).await;
-            if self.shared.entry(self.key).is_some() {
+            if let Some(entry) = self.shared.entry(self.key) {
+                // It goes on with the order now: its next renewal may be months away.
+                if entry.renewing.is_none() && self.all.running_orders.contains(self.key) {
+                    let mut index = self.shared.write_index();
+                    index.order_open(UnixTime::now(), self.key, true);
+                }
                 return;
             }
         }

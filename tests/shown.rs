@@ -274,9 +274,14 @@ async fn a_profile_that_there_is_not_is_told_with_those_that_the_ca_offers() -> 
     let problem = "cert-renew.io/profile: \"short-lived\": expected a profile of issuer pebble (default, minute, minutes, \
                    shortlived); did you mean shortlived?";
     event(&space, "second", problem).await?;
-    let secret = space.secrets().get("second").await?;
-    let written = annotation(&secret, "state.cert-renew.io/problems");
-    ensure!(written == Some(problem), "{written:?}");
+    // The Event comes first.
+    eventually(SOON, "the problem is written on the Secret", async || {
+        let secret = space.secrets().get("second").await?;
+        let written = annotation(&secret, "state.cert-renew.io/problems");
+        ensure!(written == Some(problem), "{written:?}");
+        Ok(())
+    })
+    .await?;
     let path = format!("?namespace={}&name=second", space.name);
     let json: Value =
         serde_json::from_str(&operator.ask(&format!("/api/certificates{path}")).await?)?;

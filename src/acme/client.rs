@@ -75,8 +75,9 @@ struct Inner {
     settings: IssuerSettings,
     http: Http,
     nonces: Nonces,
-    /// Locked during the fetch, so that a hundred orders fetch once.
-    directory: Mutex<Option<(Instant, Arc<Directory>)>>,
+    directory: RwLock<Option<(Instant, Arc<Directory>)>>,
+    /// Locked during the fetch of the directory, so that a hundred orders fetch once.
+    fetch: Mutex<()>,
     account: RwLock<Option<Arc<Account>>>,
     /// Poll interval of validations.
     validation: PollInterval,
@@ -118,7 +119,8 @@ impl Client {
             settings,
             http,
             nonces: Nonces::default(),
-            directory: Mutex::default(),
+            directory: RwLock::default(),
+            fetch: Mutex::default(),
             account: RwLock::default(),
             validation: PollInterval::default(),
             issue: PollInterval::default(),
@@ -137,12 +139,12 @@ impl Client {
     /// When the CA does not answer, or the answer is not a directory.
     pub async fn directory(&self) -> Result<Arc<Directory>, Error> {
         let url = &self.0.settings.directory;
-        let lock = timeout(DIRECTORY_WAIT, self.0.directory.lock()).await;
-        let mut cached = lock.map_err(|_| Error::new(Action::Directory, url, Kind::TimedOut))?;
-        if let Some((since, directory)) = &*cached
+        let lock = timeout(DIRECTORY_WAIT, self.0.fetch.lock()).await;
+        let _fetch = lock.map_err(|_| Error::new(Action::Directory, url, Kind::TimedOut))?;
+        if let Some((since, directory)) = self.0.directory.read().clone()
             && since.elapsed() < DIRECTORY_AGE
         {
-            return Ok(Arc::clone(directory));
+            return Ok(directory);
         }
         let answer = self.get(Action::Directory, url).await?;
         if !answer.is_success() {
@@ -159,14 +161,14 @@ impl Client {
             let what = "a directory whose newNonce, newAccount or newOrder is no URL";
             return Err(Error::unexpected(Action::Directory, &answer.host, what));
         }
-        *cached = Some((Instant::now(), Arc::clone(&directory)));
+        *self.0.directory.write() = Some((Instant::now(), Arc::clone(&directory)));
         Ok(directory)
     }
 
     /// The profiles of the directory, if it was fetched already.
     #[must_use]
     pub fn known_profiles(&self) -> Option<Vec<String>> {
-        let cached = self.0.directory.try_lock().ok()?;
+        let cached = self.0.directory.read();
         let (_, directory) = cached.as_ref()?;
         Some(directory.meta.profiles.keys().cloned().collect())
     }

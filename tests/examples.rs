@@ -140,6 +140,28 @@ async fn applying_an_example_again_takes_no_certificate_away() -> Result<()> {
     Ok(())
 }
 
+/// Who goes on from the quick start to another page has its Secret: a type is never changed.
+#[test]
+fn the_secret_of_the_quick_start_is_that_of_the_other_pages_too() -> Result<()> {
+    let quick_start = include_str!("../docs/start/quick-start.md");
+    ensure!(quick_start.contains("kubectl apply -f examples/gitops/secret.yaml"));
+    let mut same = 0;
+    for path in examples(&["yaml"])?.iter().filter(|it| is_manifest(it)) {
+        for object in objects(path)? {
+            let metadata = &object["metadata"];
+            if object["kind"] == "Secret"
+                && metadata["namespace"] == "shop"
+                && metadata["name"] == "shop-tls"
+            {
+                ensure!(object["type"] == "Opaque", "{}", path.display());
+                same += 1;
+            }
+        }
+    }
+    ensure!(same >= 5, "only {same}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn every_kustomization_renders_with_the_config_beside_it() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -151,9 +173,15 @@ async fn every_kustomization_renders_with_the_config_beside_it() -> Result<()> {
         let output = String::from_utf8(kubectl(bench, &arguments, "")?.stdout)?;
         let map = crate::install::objects(&output)?;
         let map = map.get("ConfigMap cert-renew cert-renew-config");
-        let config = map.context("no config")?["data"]["config.yaml"].as_str();
+        let data = &map.context("no config")?["data"];
         let file = fs::read_to_string(directory.join("config.yaml"))?;
+        let config = data["config.yaml"].as_str();
         ensure!(config == Some(&*file), "{arguments}: another config");
+        // What the config names is where the ConfigMap is mounted.
+        for name in file.split("/etc/cert-renew/").skip(1) {
+            let name = name.split_whitespace().next().unwrap_or_default();
+            ensure!(data[name].is_string(), "{arguments}: no {name}");
+        }
         rendered += 1;
     }
     ensure!(rendered >= 5, "only {rendered} kustomizations");

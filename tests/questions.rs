@@ -74,6 +74,9 @@ fn what_surroundings_ask_for_stands_where_it_is_looked_for() -> Result<()> {
         ),
         ("solvers.md", "needs DNS-01 or a redirect"),
         ("how-to/many-clusters.md", "DNS-01"),
+        // How the demo is kept, and where the command comes from.
+        ("../README.md", "KEEP=1"),
+        ("start/quick-start.md", "make build"),
     ] {
         let said = fs::read_to_string(docs.join(page))?;
         ensure!(said.contains(text), "{page} does not say: {text}");

@@ -113,6 +113,8 @@ fn every_command_in_a_line_of_text_can_be_typed() -> Result<()> {
             let is_whole = match words[..] {
                 ["helm", ..] => words.iter().any(|it| ["-n", "--namespace"].contains(it)),
                 ["cert-renew", ..] => Cli::try_parse_from(&words).is_ok(),
+                // As a plugin.
+                ["kubectl", "cert-renew", ..] => Cli::try_parse_from(&words[1..]).is_ok(),
                 _ => first.matches('\'').count() % 2 == 0 && first.matches('"').count() % 2 == 0,
             };
             if !is_whole {

@@ -11,8 +11,8 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- if eq .root.Release.Namespace "cert-renew" }}{{ .name }}{{ else }}{{ .name }}-{{ .root.Release.Namespace }}{{ end }}
 {{- end }}
 
-{{/* All objects of a file, which must be there and whole: a chart that came without a part, or with a damaged one, would install the
-     others in silence. */}}
+{{/* All objects of a file, which must be there and hold objects: a chart that came without a part, or with something else in its
+     place, would install the others in silence. */}}
 {{- define "cert-renew.file" -}}
 {{- $root := .root }}
 {{- $path := .path }}
@@ -112,6 +112,7 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- if or .Values.config $namespaces }}
 {{- $config := deepCopy .Values.config }}
 {{- if not $config }}{{ $config = .Files.Get "config.yaml" | fromYaml }}{{ end }}
+{{- if hasKey $config "Error" }}{{ fail (printf "the chart is incomplete: config.yaml: %s" $config.Error) }}{{ end }}
 {{- if $namespaces }}
 {{- $watch := merge (dict "namespaces" $namespaces) (get $config "watch" | default dict) }}
 {{- $_ := set $config "watch" $watch }}

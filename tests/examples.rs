@@ -145,8 +145,8 @@ async fn applying_an_example_again_takes_no_certificate_away() -> Result<()> {
 fn the_secret_of_the_quick_start_is_that_of_the_other_pages_too() -> Result<()> {
     let quick_start = include_str!("../docs/start/quick-start.md");
     ensure!(quick_start.contains("kubectl apply -f examples/gitops/secret.yaml"));
-    let mut same = 0;
-    for path in examples(&["yaml"])?.iter().filter(|it| is_manifest(it)) {
+    let (paths, mut same) = (examples(&["yaml"])?, 0);
+    for path in named(&paths, "app.yaml") {
         for object in objects(path)? {
             let metadata = &object["metadata"];
             if object["kind"] == "Secret"

@@ -161,7 +161,7 @@ impl Strays {
     }
 
     /// What was not told yet and may be told now.
-    pub fn to_tell(&mut self, now: Instant) -> Vec<Told> {
+    pub fn take_untold(&mut self, now: Instant) -> Vec<Told> {
         let mut told = Vec::new();
         for (key, known) in self.known.iter_mut().filter(|(_, it)| it.is_due(now)) {
             if self.allowance.take(now.into_std(), &key.namespace) {
@@ -255,13 +255,17 @@ mod tests {
         let (mut strays, metrics) = strays();
         let (key, now) = (key("shop", 1), Instant::now());
         strays.see(&key, "u", Some(stray("a")), ONE);
-        assert_eq!(strays.to_tell(now).len(), 1);
+        assert_eq!(strays.take_untold(now).len(), 1);
         strays.see(&key, "u", Some(stray("a")), ONE);
-        assert_eq!(strays.to_tell(now), []);
+        assert_eq!(strays.take_untold(now), []);
         strays.see(&key, "u", Some(stray("b")), ONE);
-        assert_eq!(strays.to_tell(now)[0].text, "b");
+        assert_eq!(strays.take_untold(now)[0].text, "b");
         strays.see(&key, "another", Some(stray("b")), ONE);
-        assert_eq!(strays.to_tell(now).len(), 1, "a Secret of the same name");
+        assert_eq!(
+            strays.take_untold(now).len(),
+            1,
+            "a Secret of the same name"
+        );
         assert_eq!(series(&metrics), 1);
         let shown = strays.shown.read().unwrap().get(&key).cloned();
         assert_eq!(shown, Some(stray("b")));
@@ -284,13 +288,13 @@ mod tests {
             (strays.shown.read().unwrap().len(), series(&metrics)),
             (1, 1)
         );
-        assert_eq!(strays.to_tell(Instant::now()), []);
+        assert_eq!(strays.take_untold(Instant::now()), []);
         // Another edit does not begin the wait again.
         let late = Instant::now() + PATIENCE;
         strays.see(&key, "u", Some(unserved("b")), ONE);
-        assert!(strays.to_tell(before + PATIENCE / 2).is_empty());
-        assert_eq!(strays.to_tell(late)[0].text, "b");
-        assert_eq!(strays.to_tell(late), []);
+        assert!(strays.take_untold(before + PATIENCE / 2).is_empty());
+        assert_eq!(strays.take_untold(late)[0].text, "b");
+        assert_eq!(strays.take_untold(late), []);
     }
 
     #[test]
@@ -302,7 +306,7 @@ mod tests {
         }
         strays.see(&key("shop", 0), "u", Some(stray("a")), ONE);
         assert_eq!(series(&metrics), MOST_OF_NAMESPACE + 1);
-        let told = strays.to_tell(now);
+        let told = strays.take_untold(now);
         assert!(told.iter().any(|it| &*it.key.namespace == "shop"));
         assert!(
             told.len() <= usize::try_from(AT_ONCE).unwrap() + 1,

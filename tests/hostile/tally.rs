@@ -7,7 +7,10 @@ use parking_lot::Mutex;
 
 /// Counts of what happens in the scene.
 #[derive(Clone, Default)]
-pub(super) struct Tally(Arc<Mutex<Vec<(&'static str, Expected, Count)>>>);
+pub(super) struct Tally(Arc<Mutex<Vec<Counted>>>);
+
+/// What is counted, what is expected of it, and how often it has happened.
+type Counted = (&'static str, Expected, Count);
 
 /// How often one thing has happened.
 #[derive(Clone, Default)]

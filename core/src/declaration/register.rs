@@ -202,7 +202,7 @@ impl Register {
 
     /// What is not followed because a namespace has too many declarations: one of each such namespace, once.
     pub fn refusals(&mut self) -> Vec<Refusal> {
-        self.room.to_tell()
+        self.room.take_untold()
     }
 
     /// A Secret has been seen, or is gone: `made` if its settings come from declarations.

@@ -112,7 +112,7 @@ impl Room {
     }
 
     /// What is to be reported, once for each namespace.
-    pub(super) fn to_tell(&mut self) -> Vec<Refusal> {
+    pub(super) fn take_untold(&mut self) -> Vec<Refusal> {
         let untold = self.0.values_mut().filter(|place| !place.is_told);
         let refusals = untold.filter_map(|place| {
             let refusal = place.refusal.clone()?;

@@ -264,7 +264,7 @@ impl Controller {
         if self.term.is_none() {
             return;
         }
-        for Told { key, uid, text } in self.strays.to_tell(Instant::now()) {
+        for Told { key, uid, text } in self.strays.take_untold(Instant::now()) {
             tracing::warn!(secret = %key, note = text, "not managed");
             let (events, reason) = (&self.all.shared.events, Reason::NotManaged);
             events.secret(&key, &uid, reason, &text);

@@ -72,6 +72,22 @@ impl Renewal<'_> {
         Ok(Look::Go(permit, Box::new(fresh)))
     }
 
+    /// Permission for the one step that follows, if the Secret still asks for it as it is now.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; [`Failure::Unwanted`] where it is gone or does not ask for it.
+    pub(super) async fn permitted(
+        self,
+        asks: impl FnOnce(RenewalTarget, UnixTime) -> bool,
+    ) -> Result<Permit<()>, Failure> {
+        let (waited, now) = (Instant::now(), UnixTime::now());
+        let (look, seen) = permit::Look::take(self.read(now)).await?;
+        if !seen.is_some_and(|it| asks(it, now)) {
+            return Err(Failure::Unwanted);
+        }
+        permit::Look::permit([&look], waited, ()).ok_or(Failure::Outdated)
+    }
+
     /// The Secret as it is now; `None` where it is gone, or asks for nothing.
     ///
     /// # Errors

@@ -12,11 +12,11 @@ use cert_renew_core::config::{Config, Issuer, Staging};
 use cert_renew_core::schedule::rate_limits;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::acme::{Class, OrderRequest};
 use crate::cluster::order_records;
-use crate::process::permit::{Look, Permit};
+use crate::process::permit::Permit;
 use crate::renewal::challenges::Wait;
 use crate::renewal::challenges::ways::ProofPlan;
 use crate::renewal::order::record::give_back;
@@ -150,19 +150,14 @@ impl Renewal<'_> {
         fresh: &RenewalTarget,
         names: &[Name],
     ) -> Result<Permit<()>, Failure> {
-        let (waited, now) = (Instant::now(), UnixTime::now());
-        let (look, seen) = Look::take(self.read(now)).await?;
-        let asks = |it: RenewalTarget| {
+        let asks = |it: RenewalTarget, now| {
             it.uid() == fresh.uid()
                 && it.assessment.renewal.is_ok()
                 && !it.is_left_alone()
                 && it.shut_until(now).is_none()
                 && it.names_to_order() == names
         };
-        if !seen.is_some_and(asks) {
-            return Err(Failure::Unwanted);
-        }
-        Look::permit([&look], waited, ()).ok_or(Failure::Outdated)
+        self.permitted(asks).await
     }
 
     async fn rehearsed(

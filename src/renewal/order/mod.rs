@@ -9,7 +9,6 @@ pub(super) mod timing;
 
 use std::time::Duration;
 
-use cert_renew_core::assess;
 use cert_renew_core::schedule::due::Due;
 use cert_renew_core::schedule::rate_limits;
 use cert_renew_core::secret::SecretRef;
@@ -24,7 +23,7 @@ use crate::acme::{self, OrderRequest};
 use crate::cluster;
 use crate::cluster::order_records::{self, Record};
 use crate::context::Shared;
-use crate::process::permit::{Look, Permit};
+use crate::process::permit::Permit;
 use crate::renewal::challenges::ways::{self, ProofPlan};
 use crate::renewal::order::record::give_back;
 use crate::renewal::order::timing::took;
@@ -189,13 +188,11 @@ impl Renewal<'_> {
         fresh: &RenewalTarget,
         names: &[Name],
     ) -> Result<Permit<()>, Failure> {
-        let (waited, now) = (Instant::now(), UnixTime::now());
-        let (look, seen) = Look::take(self.read(now)).await?;
-        let seen = seen.map(|it| it.at(&self.shared.config(), &fresh.issuer_name));
-        if !seen.is_some_and(|it| it.asks_as(fresh, names, now)) {
-            return Err(Failure::Unwanted);
-        }
-        Look::permit([&look], waited, ()).ok_or(Failure::Outdated)
+        let asks = |it: RenewalTarget, now| {
+            let it = it.at(&self.shared.config(), &fresh.issuer_name);
+            it.asks_as(fresh, names, now)
+        };
+        self.permitted(asks).await
     }
 }
 
@@ -222,7 +219,7 @@ impl RenewalTarget {
             && self.names_to_order() == names
             && self.assessment.renewal.is_ok_and(|due| due.at <= now)
             && self.assessment.opens.is_none()
-            && assess::left_alone(&self.secret.head).is_none()
+            && !self.is_left_alone()
     }
 }
 

@@ -271,6 +271,17 @@ async fn what_replaces_a_revoked_key_goes_to_no_other_secret() -> Result<()> {
     .await
 }
 
+/// An operator, and the proxies between it and the CA.
+async fn behind_proxies(bench: &Bench) -> Result<(Proxies, Operator<'_>)> {
+    let proxies = Proxies::start(bench).await?;
+    let options = OperatorOptions {
+        directory: Some(proxies.directory()),
+        ..options()
+    };
+    let operator = Operator::start(bench, options).await?;
+    Ok((proxies, operator))
+}
+
 /// A certificate that is due, and the fingerprint by which its owner says that the key is stolen.
 fn stolen(host: &str) -> Result<(Pair, String)> {
     let pair = pair(&[host], OLD)?;
@@ -304,12 +315,7 @@ fn work_for_ever_on_the_first(proxies: &Proxies) -> Arc<OnceLock<String>> {
 #[tokio::test]
 async fn who_says_that_a_key_is_stolen_waits_for_no_order_of_the_thief() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        ..options()
-    };
-    let operator = Operator::start(bench, options).await?;
+    let (proxies, operator) = behind_proxies(bench).await?;
     let thief = Space::new(bench.client()?, "copied", operator.namespace()).await?;
     let owner = Space::new(bench.client()?, "owner", operator.namespace()).await?;
     let (stolen, fingerprint) = stolen("waits.stolen.example")?;
@@ -334,12 +340,7 @@ async fn who_says_that_a_key_is_stolen_waits_for_no_order_of_the_thief() -> Resu
 #[tokio::test]
 async fn who_says_that_a_key_is_stolen_takes_no_pair_from_the_thief() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        ..options()
-    };
-    let operator = Operator::start(bench, options).await?;
+    let (proxies, operator) = behind_proxies(bench).await?;
     let thief = Space::new(bench.client()?, "copied", operator.namespace()).await?;
     let owner = Space::new(bench.client()?, "owner", operator.namespace()).await?;
     let (stolen, fingerprint) = stolen("takes.stolen.example")?;

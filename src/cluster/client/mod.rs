@@ -9,4 +9,6 @@ pub(crate) mod pages;
 pub(super) mod params;
 pub(super) mod transport;
 
+#[cfg(test)]
+pub(super) use bounded::tests::Chunked;
 pub(super) use call::{DEADLINE, call, if_any};

@@ -259,37 +259,17 @@ fn has_streaming_lists(major: &str, minor: &str) -> bool {
 mod tests {
     use std::convert::Infallible;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Context;
 
     use bytes::Bytes;
     use http::{Request, Response};
-    use hyper::body::{Body as HttpBody, Frame};
     use kube::client::Body;
     use tokio::time::{Instant, timeout};
     use tower::service_fn;
 
     use super::*;
+    use crate::cluster::client::Chunked;
 
     const WATCH: Duration = Duration::from_secs(290);
-
-    /// An answer, which stays open if the second is true.
-    struct Answer(Option<Bytes>, bool);
-
-    impl HttpBody for Answer {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            match self.0.take() {
-                Some(text) => Poll::Ready(Some(Ok(Frame::data(text)))),
-                None if self.1 => Poll::Pending,
-                None => Poll::Ready(None),
-            }
-        }
-    }
 
     /// The events of an API server with one Secret, which begins each streamed list with it. The first list breaks off
     /// there; the next ones end, or never do.
@@ -319,7 +299,7 @@ mod tests {
                     format!(r#"{{"metadata": {{"resourceVersion": "7"}}, "items": [{SECRET}]}}"#);
                 (list, false)
             };
-            let answer = Answer(Some(Bytes::from(text)), stays_open);
+            let answer = Chunked([Bytes::from(text)].into(), stays_open);
             async move { Ok::<_, Infallible>(Response::new(answer)) }
         });
         let client = Client::new(server, "cert-renew");

@@ -337,7 +337,7 @@ mod tests {
 
     use super::*;
 
-    fn certificate(due: i64, issuer: &str) -> Certificate {
+    pub(super) fn certificate(due: i64, issuer: &str) -> Certificate {
         Certificate {
             leaf: Fingerprint([1; 32]),
             id: "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE".into(),

@@ -141,7 +141,6 @@ impl Renewals {
 
 #[cfg(test)]
 mod tests {
-    use cert_renew_core::certificate::Fingerprint;
     use cert_renew_core::schedule::due::Suggestion;
     use cert_renew_core::secret::SecretRef;
 
@@ -149,7 +148,7 @@ mod tests {
     use crate::acme::ari::{Poll, Trouble};
     use crate::acme::{Action, Error};
     use crate::context::tests::without_an_answer;
-    use crate::renewal::info::Certificate;
+    use crate::renewal::info::tests::certificate;
 
     /// The answer of a CA that fails.
     fn failed(again: UnixTime) -> Answer {
@@ -175,19 +174,8 @@ mod tests {
             ("other", "up"),
         ];
         for (due, (namespace, issuer)) in (0..).zip(certificates) {
-            let certificate = Certificate {
-                leaf: Fingerprint([1; 32]),
-                id: "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE".into(),
-                uid: "uid".into(),
-                issuer: issuer.into(),
-                due: UnixTime(due),
-                again: UnixTime(0),
-                window: None,
-                suggestion: Suggestion::Unasked,
-                failures: 0,
-            };
             let key = SecretRef::new(namespace, "tls");
-            info.lock().insert(&key, certificate);
+            info.lock().insert(&key, certificate(due, issuer));
         }
         let (sender, mut suggested) = mpsc::unbounded_channel();
         let mut told = Vec::new();

@@ -162,40 +162,21 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-    use std::convert::Infallible;
     use std::future::poll_fn;
 
     use tokio::task::yield_now;
     use tokio::time::{sleep, timeout};
 
     use super::*;
-
-    /// The data of a connection, which stays open.
-    struct Connection(VecDeque<Bytes>);
-
-    impl HttpBody for Connection {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            match self.0.pop_front() {
-                Some(chunk) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
-                None => Poll::Pending,
-            }
-        }
-    }
+    use crate::cluster::client::bounded::tests::Chunked;
 
     /// A watch with lines of these lengths, in chunks as from a connection.
-    fn watch(lengths: &[usize], places: &Arc<Semaphore>) -> Lines<Connection> {
+    fn watch(lengths: &[usize], places: &Arc<Semaphore>) -> Lines<Chunked> {
         let lines = lengths.iter().map(|length| "x".repeat(*length) + "\n");
         let text = Bytes::from(lines.collect::<String>());
         let chunks = (0..text.len()).step_by(64 * 1024);
         let chunks = chunks.map(|at| text.slice(at..text.len().min(at + 64 * 1024)));
-        Lines::new(Connection(chunks.collect()), Arc::clone(places))
+        Lines::new(Chunked(chunks.collect(), true), Arc::clone(places))
     }
 
     fn places() -> Arc<Semaphore> {
@@ -210,7 +191,7 @@ mod tests {
     }
 
     /// The lengths of the lines until no more come, and whether the watch has ended.
-    async fn read(watch: &mut Lines<Connection>) -> (Vec<usize>, bool) {
+    async fn read(watch: &mut Lines<Chunked>) -> (Vec<usize>, bool) {
         let (mut text, mut ended) = (Vec::new(), false);
         let mut idle = 0;
         while idle < 10 && !ended {

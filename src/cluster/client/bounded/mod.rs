@@ -395,4 +395,4 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::cluster) mod tests;

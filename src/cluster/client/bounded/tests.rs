@@ -1,6 +1,6 @@
 use std::convert::Infallible;
 
-use http_body_of_tests::Chunked;
+pub(in crate::cluster) use http_body_of_tests::Chunked;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -12,8 +12,11 @@ use super::*;
 mod http_body_of_tests {
     use super::*;
 
-    /// A body in chunks, as from a connection.
-    pub(super) struct Chunked(pub(super) VecDeque<Bytes>);
+    /// A body in chunks, as from a connection, which stays open behind them if the second is true.
+    pub(in crate::cluster) struct Chunked(
+        pub(in crate::cluster) VecDeque<Bytes>,
+        pub(in crate::cluster) bool,
+    );
 
     impl HttpBody for Chunked {
         type Data = Bytes;
@@ -23,7 +26,10 @@ mod http_body_of_tests {
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Ready(self.0.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+            match self.0.pop_front() {
+                None if self.1 => Poll::Pending,
+                chunk => Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk)))),
+            }
         }
     }
 }
@@ -74,7 +80,7 @@ impl Server {
         let body = Bytes::from(body.to_string());
         let chunks = (0..body.len()).step_by(64 * 1024);
         let chunks = chunks.map(|at| body.slice(at..body.len().min(at + 64 * 1024)));
-        Response::new(Chunked(chunks.collect()))
+        Response::new(Chunked(chunks.collect(), false))
     }
 
     fn client(&self) -> Client {

@@ -25,6 +25,8 @@ use crate::telemetry::stage::Stage;
 
 /// A longer wait of a workload is reported by an Event.
 const LONG: Duration = Duration::from_secs(30);
+/// Most Secrets that the line of a workload names, at 254 bytes each.
+const NAMED: usize = 50;
 
 pub(super) fn happening(shared: &Shared, namespace: &str, happening: &Happening<'_>) {
     let what = match happening {
@@ -85,9 +87,10 @@ pub(super) fn happening(shared: &Shared, namespace: &str, happening: &Happening<
             (step, Reason::RolloutFailed, (*why).to_owned())
         }
     };
+    // A workload may use thousands of Secrets. The traces read these names out of the line.
     let names = step.leaves.iter().map(|due| due.secret.to_string());
-    // A workload may use thousands of Secrets.
-    let secrets = rollout::some_of(&names.collect::<Vec<_>>());
+    let names: Vec<String> = names.collect();
+    let secrets = &names[..names.len().min(NAMED)];
     let (took, error) = match happening {
         Happening::Rolled(_, took) => (u64::try_from(took.as_millis()).ok(), None),
         Happening::Failed(_, why)
@@ -97,13 +100,13 @@ pub(super) fn happening(shared: &Shared, namespace: &str, happening: &Happening<
     };
     let workload = &step.workload.id;
     if reason == Reason::RolloutFailed {
-        tracing::warn!(namespace, %workload, step = Stage::Workload.name(), secrets, note, error, "{reason}");
+        tracing::warn!(namespace, %workload, step = Stage::Workload.name(), ?secrets, note, error, "{reason}");
     } else {
         tracing::info!(
-            namespace, %workload, step = Stage::Workload.name(), secrets, note, took_ms = took, "{reason}"
+            namespace, %workload, step = Stage::Workload.name(), ?secrets, note, took_ms = took, "{reason}"
         );
     }
-    let note = format!("{note} (Secret {secrets})");
+    let note = format!("{note} (Secret {})", rollout::some_of(&names));
     shared.events.on(reference(namespace, step), reason, &note);
 }
 

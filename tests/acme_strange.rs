@@ -177,6 +177,45 @@ async fn a_name_that_failed_is_named_although_the_order_no_longer_lists_it() -> 
     Ok(())
 }
 
+/// An authorization ends by its time too, and when one of both sides takes it back (RFC 8555, section 7.1.6).
+#[tokio::test]
+async fn an_authorization_that_has_ended_is_a_failed_validation_only_if_the_ca_has_looked()
+-> Result<()> {
+    const STATES: [(&str, &str); 5] = [
+        ("invalid", "invalid"),
+        ("invalid", "expired"),
+        ("invalid", "deactivated"),
+        ("invalid", "revoked"),
+        ("pending", "expired"),
+    ];
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    for (number, (_, state)) in STATES.into_iter().enumerate() {
+        NUMBER.store(number, Ordering::SeqCst);
+        let (client, _) = scripted(|path, count, base| {
+            let (of_order, state) = STATES[NUMBER.load(Ordering::SeqCst)];
+            match path {
+                "/order" => Some((200, order(base, of_order, &["/authz/1", "/authz/2"]))),
+                "/authz/2" if count > 0 => Some((200, authz(base, "b.example", state, json!([])))),
+                _ => None,
+            }
+        })
+        .await?;
+        let mut order = told(&client).await?;
+        let error = order
+            .wait_validated(Instant::now() + PATIENCE, |_| {})
+            .await
+            .unwrap_err();
+        let said = error.detail();
+        ensure!(
+            said.contains(&format!("b.example: its authorization is {state}")),
+            "{said}"
+        );
+        assert_eq!(error.is_failed_validation(), state == "invalid", "{said}");
+        assert_eq!(error.class(), Class::FixIt, "{said}");
+    }
+    Ok(())
+}
+
 const REFUSED: &str =
     r#"{"type": "urn:ietf:params:acme:error:connection", "detail": "connection refused"}"#;
 

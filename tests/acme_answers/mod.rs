@@ -37,7 +37,7 @@ const TRIES: usize = 4;
 const ROWS: usize = 16;
 
 /// Where in an order an answer is given.
-const POINTS: [&str; 13] = [
+const POINTS: [&str; 14] = [
     "directory",
     "nonce",
     "account",
@@ -47,10 +47,21 @@ const POINTS: [&str; 13] = [
     "order-pending",
     "order-ready",
     "finalize",
+    PROCESSING,
     "certificate",
     "ari",
     "revoke",
     "key-change",
+];
+/// The look at an order while the CA is at work on its certificate.
+const PROCESSING: &str = "order-processing";
+/// Those of them that an order answers.
+const OF_ORDERS: [&str; 5] = [
+    "new-order",
+    "order-pending",
+    "order-ready",
+    "finalize",
+    PROCESSING,
 ];
 /// What is asked for beside an order.
 const BESIDE: [&str; 3] = ["ari", "revoke", "key-change"];
@@ -150,7 +161,9 @@ impl Ca {
             ),
             "/finalize" => {
                 self.finalized.fetch_add(1, Ordering::SeqCst);
-                ("finalize", 200, order("valid"))
+                let is_slow = self.row.point == PROCESSING;
+                let status = if is_slow { "processing" } else { "valid" };
+                ("finalize", 200, order(status))
             }
             "/certificate" => ("certificate", 200, json!("chain")),
             "/revoke" => ("revoke", 200, json!({})),
@@ -162,7 +175,7 @@ impl Ca {
                 json!({"suggestedWindow": {"start": "2098-01-01T00:00:00Z", "end": "2098-01-02T00:00:00Z"},
                     "explanationURL": "https://ca.example/why"}),
             ),
-            _ if self.finalized.load(Ordering::SeqCst) > 0 => ("order-valid", 200, order("valid")),
+            _ if self.finalized.load(Ordering::SeqCst) > 0 => (PROCESSING, 200, order("valid")),
             _ if self.polls.fetch_add(1, Ordering::SeqCst) == 0 => {
                 ("order-pending", 200, order("pending"))
             }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{POINTS, Row, Strange};
+use super::{OF_ORDERS, POINTS, Row, Strange};
 
 fn row(point: &'static str, strange: Strange) -> Row {
     Row {
@@ -29,7 +29,7 @@ pub(super) fn rows() -> Vec<Row> {
         "/notBefore",
         "/notAfter",
     ];
-    let members: [(&str, &[&'static str]); 11] = [
+    let members: [(&str, &[&'static str]); 7] = [
         (
             "directory",
             &[
@@ -69,7 +69,6 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         ("revoke", &["/status"]),
         ("key-change", &["/status"]),
-        ("new-order", &order),
         (
             "authz",
             &[
@@ -93,10 +92,8 @@ pub(super) fn rows() -> Vec<Row> {
             "challenge",
             &["/type", "/url", "/status", "/token", "/error"],
         ),
-        ("order-pending", &order),
-        ("order-ready", &order),
-        ("finalize", &order),
     ];
+    let of_orders = OF_ORDERS.map(|point| (point, order.as_slice()));
     let others = [
         Value::Null,
         json!(7),
@@ -107,55 +104,31 @@ pub(super) fn rows() -> Vec<Row> {
         json!([null, 7]),
     ];
     let mut rows = Vec::new();
-    for (point, members) in members {
+    for (point, members) in members.into_iter().chain(of_orders) {
         for member in members {
             rows.push(row(point, Strange::Without(member)));
             let with = |value: &Value| row(point, Strange::With(member, value.clone()));
             rows.extend(others.iter().map(with));
         }
     }
-    let states: [(&str, &[&str], bool); 5] = [
-        (
-            "new-order",
-            &["pending", "ready", "processing", "valid", "invalid"],
-            true,
-        ),
-        (
-            "order-pending",
-            &["pending", "ready", "processing", "valid", "invalid"],
-            true,
-        ),
-        (
-            "order-ready",
-            &["pending", "ready", "processing", "valid", "invalid"],
-            true,
-        ),
-        (
-            "finalize",
-            &["pending", "ready", "processing", "valid", "invalid"],
-            false,
-        ),
-        (
-            "authz",
-            &[
-                "pending",
-                "valid",
-                "invalid",
-                "deactivated",
-                "expired",
-                "revoked",
-            ],
-            true,
-        ),
-    ];
-    for (point, states, is_of_validation) in states {
-        for state in states {
-            let failed = !matches!(*state, "pending" | "ready" | "processing" | "valid");
-            rows.push(Row {
-                is_failed_validation: is_of_validation && failed,
-                ..row(point, Strange::With("/status", json!(state)))
-            });
-        }
+    for point in OF_ORDERS {
+        // No authorization has failed, whatever the order is.
+        let with = |state: &str| row(point, Strange::With("/status", json!(state)));
+        rows.extend(["pending", "ready", "processing", "valid", "invalid"].map(with));
+    }
+    for state in [
+        "pending",
+        "valid",
+        "invalid",
+        "deactivated",
+        "expired",
+        "revoked",
+    ] {
+        rows.push(Row {
+            // The others end by their time, or are taken back.
+            is_failed_validation: state == "invalid",
+            ..row("authz", Strange::With("/status", json!(state)))
+        });
     }
     for state in ["pending", "processing", "valid", "invalid"] {
         rows.push(row(
@@ -249,7 +222,7 @@ fn variants() -> Vec<Row> {
         |point, pointer, value: Value| rows.push(row(point, Strange::With(pointer, value)));
     for identifier in identifiers {
         with("authz", "/identifier", identifier.clone());
-        for point in ["new-order", "order-pending", "order-ready", "finalize"] {
+        for point in OF_ORDERS {
             with(point, "/identifiers", json!([identifier]));
         }
     }
@@ -269,7 +242,7 @@ fn variants() -> Vec<Row> {
     with("authz", "/expires", json!("1970-01-01T00:00:00Z"));
     with("challenge", "/error", problem.clone());
     with("challenge", "/validated", json!("1970-01-01T00:00:00Z"));
-    for point in ["new-order", "order-pending", "order-ready", "finalize"] {
+    for point in OF_ORDERS {
         with(point, "/error", problem.clone());
         with(point, "/profile", json!("another"));
         with(point, "/replaces", json!("AAAA.BBBB"));

@@ -178,6 +178,12 @@ impl State {
         })
     }
 
+    /// Whether the CA has tried to validate the name and failed. An authorization also ends by its time, and when one of
+    /// both sides takes it back (RFC 8555, section 7.1.6).
+    pub(in crate::acme) fn was_tried(&self) -> bool {
+        self.status == AuthorizationStatus::Invalid || self.problems().next().is_some()
+    }
+
     /// The challenges to post once more: the CA has looked, found the proof insufficient, and would look again (RFC
     /// 8555, section 8.2).
     pub(in crate::acme) fn retryable(&self) -> impl Iterator<Item = &str> {

@@ -91,6 +91,7 @@ impl Order {
     ) -> Result<(), Error> {
         let (mut again, mut failed) = (Vec::new(), false);
         let mut problem = self.own_problem();
+        let mut was_tried = problem != Problem::default();
         for url in &self.state.authorizations {
             let state = match self.authorization(url).await {
                 Ok(state) => state,
@@ -101,13 +102,15 @@ impl Order {
             };
             add_problems(&mut problem, &state);
             failed |= state.failure().is_some();
+            was_tried |= state.was_tried();
             if state.status == AuthorizationStatus::Pending {
                 again.extend(state.retryable().map(ToOwned::to_owned));
             }
         }
         let given_up = look >= REPEATS && !again.is_empty();
         if failed || given_up {
-            return Err(self.invalid(Action::Authorization, problem));
+            let action = of_validation(Action::Authorization, was_tried || given_up);
+            return Err(self.invalid(action, problem));
         }
         if !again.is_empty() && !problem.subproblems.is_empty() {
             // There may be no receiver.
@@ -193,12 +196,18 @@ impl Order {
     /// The order's own error with the report of each authorization.
     pub(super) async fn why_invalid(&self, action: Action) -> Error {
         let mut problem = self.own_problem();
+        // What cannot be looked at may have failed.
+        let mut was_tried = problem != Problem::default() || self.state.authorizations.is_empty();
         for url in &self.state.authorizations {
-            if let Ok(state) = self.authorization(url).await {
-                add_problems(&mut problem, &state);
+            match self.authorization(url).await {
+                Ok(state) => {
+                    add_problems(&mut problem, &state);
+                    was_tried |= state.was_tried();
+                }
+                Err(_) => was_tried = true,
             }
         }
-        self.invalid(action, problem)
+        self.invalid(of_validation(action, was_tried), problem)
     }
 
     /// The CA's report about the order itself.
@@ -217,6 +226,15 @@ impl Order {
         }
         Error::new(action, &self.host, Kind::Invalid(Box::new(problem)))
     }
+}
+
+/// What an invalid order is told as: it is a failed validation ([`Error::is_failed_validation`]) only if the CA has tried
+/// one.
+fn of_validation(action: Action, was_tried: bool) -> Action {
+    if action == Action::Authorization && !was_tried {
+        return Action::Order;
+    }
+    action
 }
 
 /// Adds the CA's report about one name, unless that name has one already.

@@ -2,6 +2,7 @@
 //! cannot be carried on with makes it begin again.
 
 mod dns;
+mod issuer;
 mod routes;
 mod secret;
 mod servers;

@@ -53,21 +53,78 @@ async fn an_order_that_waits_goes_when_nobody_may_have_it_any_more() -> Result<(
     Ok(())
 }
 
+/// Whether the key is to be changed by the rule or because it is not to be trusted.
 #[tokio::test]
 async fn an_order_for_a_key_that_was_to_be_kept_is_made_again_when_it_need_not_be() -> Result<()> {
     let bench = Bench::shared().await?;
     let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
     let space = Space::new(bench.client()?, "rotates", operator.namespace()).await?;
-    let old = test_bench::objects::pair(&["rotates.example"], test_bench::objects::OLD)?;
-    let annotations = [("issuer", "pebble"), ("key-rotation", "never")];
-    space.tls_secret("waits", Some(&old), &annotations).await?;
-    stuck(bench, &operator, &space, "waits", "HTTP-01").await?;
-    space.annotate("waits", "key-rotation", "always").await?;
+    let mut before = Vec::new();
+    for name in ["rotates", "stolen"] {
+        let host = format!("{name}.rotates.example");
+        let old = test_bench::objects::pair(&[&host], test_bench::objects::OLD)?;
+        let annotations = [("issuer", "pebble"), ("key-rotation", "never")];
+        space.tls_secret(name, Some(&old), &annotations).await?;
+        stuck(bench, &operator, &space, name, "HTTP-01").await?;
+        before.push((name, old));
+    }
+    let stolen = leaf(&space.secrets().get("stolen").await?)?.fingerprint;
+    space.annotate("rotates", "key-rotation", "always").await?;
+    space
+        .annotate("stolen", "revoked", stolen.to_string())
+        .await?;
     operator.configure(&(base() + LONG + &open(bench)))?;
-    let secret = renewed(&space, "waits", &old.certificate).await?;
+    for (name, old) in before {
+        let secret = renewed(&space, name, &old.certificate).await?;
+        ensure!(
+            data(&secret, "tls.key") != old.key,
+            "{name}: the key is the old one"
+        );
+    }
+    Ok(())
+}
+
+/// Files that are asked for while the order waits are written with its certificate.
+#[tokio::test]
+async fn outputs_that_are_asked_for_while_an_order_waits_are_written_with_its_certificate()
+-> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
+    let space = Space::new(bench.client()?, "files", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "files.example")];
+    space.tls_secret("waits", None, &annotations).await?;
+    stuck(bench, &operator, &space, "waits", "HTTP-01").await?;
+    space
+        .annotate("waits", "outputs", "both.pem=key+fullchain")
+        .await?;
+    operator.configure(&(base() + LONG + &open(bench)))?;
+    let secret = renewed(&space, "waits", "").await?;
+    let (both, chain) = (data(&secret, "both.pem"), data(&secret, "tls.crt"));
+    ensure!(both.contains("PRIVATE KEY") && both.contains(&*chain));
+    Ok(())
+}
+
+/// The order is for a time that has moved away: it goes, and the CA issues nothing.
+#[tokio::test]
+async fn an_order_that_waits_goes_when_the_renewal_is_put_off() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
+    let space = Space::new(bench.client()?, "put-off", operator.namespace()).await?;
+    let age = test_bench::objects::Age {
+        since: 50,
+        left: 40,
+    };
+    let pair = test_bench::objects::pair(&["put-off.example"], age)?;
+    let annotations = [("issuer", "pebble"), ("renew-before", "44d")];
+    space.tls_secret("waits", Some(&pair), &annotations).await?;
+    stuck(bench, &operator, &space, "waits", "HTTP-01").await?;
+    space.annotate("waits", "renew-before", "10d").await?;
+    operator.configure(&(base() + LONG + &open(bench)))?;
+    no_record_is_left(bench, &operator).await?;
+    let secret = space.secrets().get("waits").await?;
     ensure!(
-        data(&secret, "tls.key") != old.key,
-        "the key is the old one"
+        data(&secret, "tls.crt") == pair.certificate,
+        "it was renewed"
     );
     Ok(())
 }

@@ -7,7 +7,7 @@ use test_bench::{Context as _, Result, ensure};
 
 /// What an order's record copies, or what it brings depends on: each has a test in which it changes while the order
 /// waits, with success soon after. A row is a setting and the test.
-const SETTINGS: [(&str, &str); 34] = [
+const SETTINGS: [(&str, &str); 38] = [
     (
         "solver: http01 to dns01",
         "open_orders::routes::an_order_that_waits_for_a_route_goes_on_by_dns_and_the_ca_is_told_of_no_other_way",
@@ -125,6 +125,18 @@ const SETTINGS: [(&str, &str); 34] = [
         "open_orders::secret::an_order_for_a_key_that_was_to_be_kept_is_made_again_when_it_need_not_be",
     ),
     (
+        "revoked",
+        "open_orders::secret::an_order_for_a_key_that_was_to_be_kept_is_made_again_when_it_need_not_be",
+    ),
+    (
+        "outputs",
+        "open_orders::secret::outputs_that_are_asked_for_while_an_order_waits_are_written_with_its_certificate",
+    ),
+    (
+        "renew-before",
+        "open_orders::secret::an_order_that_waits_goes_when_the_renewal_is_put_off",
+    ),
+    (
         "paused, change-window",
         "open_orders::secret::an_order_that_waits_keeps_to_a_pause_and_to_a_change_window",
     ),
@@ -137,6 +149,10 @@ const SETTINGS: [(&str, &str); 34] = [
         "reload::an_issuer_that_moves_to_another_ca_leaves_the_order_there_and_makes_one_here",
     ),
     (
+        "the issuer's chain",
+        "open_orders::issuer::another_chain_that_is_asked_for_while_an_order_waits_is_taken",
+    ),
+    (
         "the issuer itself",
         "causes::an_order_waits_while_its_issuer_is_not_in_the_config",
     ),
@@ -146,9 +162,55 @@ const SETTINGS: [(&str, &str); 34] = [
     ),
 ];
 
+/// Annotations that an order does not depend on, and why.
+const OTHERS: [(&str, &str); 8] = [
+    (
+        "pkcs12-password-key",
+        "read together with outputs, from the Secret as it is written",
+    ),
+    ("rollout", "what comes after the write"),
+    ("rollout-on", "what comes after the write"),
+    ("workloads", "what comes after the write"),
+    ("verify", "what comes after the write"),
+    ("renew-now", "it has the order tried at once"),
+    (
+        "declared",
+        "not chosen by a user; a Secret that nothing declares is left alone",
+    ),
+    ("managed", "the label that opts a Secret in"),
+];
+
+/// Whether a row of the table has this setting, by its whole name.
+fn has_row(setting: &str) -> bool {
+    let mut rows = SETTINGS.iter();
+    rows.any(|(named, _)| named.split(", ").any(|it| it == setting))
+}
+
+#[test]
+fn each_annotation_is_changed_while_an_order_waits_or_the_order_does_not_depend_on_it() {
+    for key in cert_renew_core::secret::keys::SETTINGS {
+        let short = key.strip_prefix(cert_renew_core::secret::keys::PREFIX);
+        let short = short.unwrap_or(key);
+        let is_other = OTHERS.iter().any(|(named, _)| *named == short);
+        assert!(
+            has_row(short) != is_other,
+            "{key} needs a row in one of the two tables"
+        );
+    }
+    for (named, _) in OTHERS {
+        let key = format!("{}{named}", cert_renew_core::secret::keys::PREFIX);
+        assert!(
+            cert_renew_core::secret::keys::SETTINGS.contains(&&*key),
+            "{key} is no annotation"
+        );
+    }
+}
+
 /// No field of what a record copies is without a row: a new one does not compile here until somebody has thought of it.
 #[test]
 fn each_setting_that_an_order_depends_on_is_changed_while_the_order_waits() -> Result<()> {
+    use cert_renew::cluster::challenge_routes::Routed;
+    use cert_renew::cluster::order_records::{Order, Txt};
     use cert_renew_core::config::{Dns01, Http01, Propagation, Route};
     let row = |setting: &str| SETTINGS.iter().any(|(named, _)| named.contains(setting));
     let check = |settings: &[&str]| {
@@ -156,6 +218,43 @@ fn each_setting_that_an_order_depends_on_is_changed_while_the_order_waits() -> R
             assert!(row(setting), "{setting} has no row");
         }
     };
+    // What is not told of here is no setting: the order's own places, states and times.
+    let _ = |order: Order, txt: Txt, routed: Routed| {
+        let Order {
+            namespace: _,
+            name: _,
+            uid: _,
+            issuer: _,
+            directory: _,
+            account: _,
+            url: _,
+            names: _,
+            profile: _,
+            lifetime: _,
+            reason: _,
+            expected: _,
+            replaced: _,
+            created: _,
+            authorizations: _,
+            expires: _,
+            txt: _,
+            routes: _,
+        } = order;
+        let Txt {
+            of: _,
+            at: _,
+            zone: _,
+            value: _,
+            solver: _,
+        } = txt;
+        let Routed {
+            host: _,
+            path: _,
+            solver: _,
+        } = routed;
+    };
+    check(&["the Secret's uid", "issuer", "the issuer's directory"]);
+    check(&["names", "profile", "lifetime", "the place of the record"]);
     let _ = |dns01: Dns01, propagation: Propagation, http01: Http01, route: Route| {
         let Dns01 {
             provider: _,

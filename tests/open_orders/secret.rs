@@ -90,8 +90,8 @@ async fn outputs_that_are_asked_for_while_an_order_waits_are_written_with_its_ce
 -> Result<()> {
     let bench = Bench::shared().await?;
     let mut operator = operator(bench, None, &(LONG.to_owned() + &unreachable(bench))).await?;
-    let space = Space::new(bench.client()?, "files", operator.namespace()).await?;
-    let annotations = [("issuer", "pebble"), ("names", "files.example")];
+    let space = Space::new(bench.client()?, "late-files", operator.namespace()).await?;
+    let annotations = [("issuer", "pebble"), ("names", "late-files.example")];
     space.tls_secret("waits", None, &annotations).await?;
     stuck(bench, &operator, &space, "waits", "HTTP-01").await?;
     space

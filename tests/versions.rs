@@ -2,7 +2,8 @@
 //! of the bench.
 //!
 //! The program starts itself anew for each, with a bench of its own. A table says what passed, and the figures go to
-//! `target/bench/versions.json`. `MINORS=1.33` runs that one; the output of each run is kept in `target/versions`.
+//! `target/bench/versions.json`; it prints the rows for the table of docs/install.md too. `MINORS=1.33` runs that one, whose
+//! figures go to `versions-1.33.json`; the output of each run is kept in `target/versions`.
 
 use std::env;
 use std::fmt::Write as _;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cert_renew_core::time::UnixTime;
 use test_bench::report::Report;
 use test_bench::{Context as _, KUBERNETES, Minor, Result, bail, control_plane, ensure};
 
@@ -53,11 +55,25 @@ async fn every_test_on_other_minors() -> Result<()> {
         for minor in &minors {
             minor.ensure()?;
         }
-        let mut outcomes = Vec::new();
+        let (mut outcomes, mut unfinished) = (Vec::new(), Vec::new());
         for minor in minors {
-            outcomes.push(tested(minor)?);
+            let name = minor.name.clone();
+            match tested(minor) {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(error) => {
+                    eprintln!("  {name} did not come to an end: {error:#}");
+                    unfinished.push(name);
+                }
+            }
         }
-        told(&outcomes)
+        // What the others found is not lost with it.
+        told(&outcomes, &chosen)?;
+        ensure!(
+            unfinished.is_empty(),
+            "{}: no count; the output is in target/versions",
+            unfinished.join(", ")
+        );
+        Ok(())
     };
     // One thread for all of it, as in `run_with_ports_of_its_own`.
     tokio::task::spawn_blocking(run).await?
@@ -127,13 +143,33 @@ fn number(minor: &str) -> u32 {
     number.and_then(Result::ok).unwrap_or_default()
 }
 
-fn told(outcomes: &[Outcome]) -> Result<()> {
+/// The row of a minor in the table of docs/install.md.
+fn row(outcome: &Outcome) -> String {
+    let version = &outcome.minor.version;
+    let failed = match outcome.failed {
+        0 => "none".to_owned(),
+        failed => failed.to_string(),
+    };
+    let day = UnixTime::now().to_string();
+    let day = day.split('T').next().unwrap_or_default();
+    format!("| {version} | {} | {failed} | {day} |", outcome.passed)
+}
+
+fn told(outcomes: &[Outcome], chosen: &str) -> Result<()> {
     let mut table = format!(
         "{:<12} {:>6} {:>6} {:>7} {:>7}   took\n",
         "Kubernetes", "passed", "failed", "ignored", "skipped"
     );
-    let mut report = Report::new("versions", "make versions");
-    let mut failed = 0;
+    // A run of some minors leaves the figures of all of them alone.
+    let (name, command) = match chosen {
+        "" => ("versions".to_owned(), "make versions".to_owned()),
+        chosen => (
+            format!("versions-{}", chosen.replace(',', "-")),
+            format!("MINORS={chosen} make versions"),
+        ),
+    };
+    let mut report = Report::new(&name, &command);
+    let (mut failed, mut rows) = (0, String::new());
     for outcome in outcomes {
         let Outcome {
             minor,
@@ -172,8 +208,12 @@ fn told(outcomes: &[Outcome]) -> Result<()> {
             report.add(name, f64::from(count), "tests");
         }
         failed += outcome.failed;
+        writeln!(rows, "{}", row(outcome))?;
     }
-    eprintln!("\n{table}\n{}", report.finish()?);
+    eprintln!(
+        "\n{table}\n{}\nfor docs/install.md:\n{rows}",
+        report.finish()?
+    );
     if failed > 0 {
         bail!("{failed} tests failed; the output is in target/versions");
     }

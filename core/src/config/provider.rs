@@ -3,7 +3,7 @@
 use crate::text::similar;
 
 /// DNS providers that are supported: each is tested, or is the general way for other hosts.
-pub const SUPPORTED_PROVIDERS: [&str; 18] = [
+pub const SUPPORTED_PROVIDERS: [&str; 20] = [
     "acme-dns",
     "azure",
     "cloudflare",
@@ -14,8 +14,10 @@ pub const SUPPORTED_PROVIDERS: [&str; 18] = [
     "godaddy",
     "google",
     "hetzner",
+    "infoblox",
     "linode",
     "ovh",
+    "plesk",
     "porkbun",
     "powerdns",
     "rfc2136",
@@ -29,7 +31,7 @@ pub const SUPPORTED_PROVIDERS: [&str; 18] = [
 pub(super) const WITHOUT_CREDENTIALS: [&str; 4] = ["azure", "google", "route53", "webhook"];
 
 /// DNS providers of dns-update that are untested here.
-pub const UNTESTED_PROVIDERS: [&str; 57] = [
+pub const UNTESTED_PROVIDERS: [&str; 55] = [
     "alidns",
     "arvancloud",
     "autodns",
@@ -56,7 +58,6 @@ pub const UNTESTED_PROVIDERS: [&str; 57] = [
     "huaweicloud",
     "hurricane",
     "ibmcloud",
-    "infoblox",
     "infomaniak",
     "inwx",
     "ionos",
@@ -73,7 +74,6 @@ pub const UNTESTED_PROVIDERS: [&str; 57] = [
     "nifcloud",
     "ns1",
     "oraclecloud",
-    "plesk",
     "safedns",
     "scaleway",
     "selectel",

@@ -1,13 +1,22 @@
 //! Orders that cannot be carried on with, whatever is set: refused, unreadable, of a later version, of a lost account.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use serde_json::json;
 use test_bench::objects::Space;
-use test_bench::{Bench, PebbleOptions, Result, ensure};
+use test_bench::{
+    Bench, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, Server, ensure,
+    throughout,
+};
 
 use super::{LONG, SHORT, base, open, operator, solved, stuck, tamper, unreachable};
 use crate::acme_operator::event;
 use crate::dns01::no_record_is_left;
-use crate::renewal::renewed;
+use crate::renewal::{options, renewed};
+
+/// Long enough for another order.
+const A_WHILE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn what_a_ca_has_refused_for_good_is_not_tried_until_a_setting_changes() -> Result<()> {
@@ -103,6 +112,105 @@ async fn an_account_that_the_ca_has_lost_is_registered_again_in_the_same_try() -
         "{failed:?}"
     );
     Ok(())
+}
+
+/// An operator behind proxies, with an account at the CA.
+async fn registered<'a>(
+    bench: &'a Bench,
+    proxies: &Proxies,
+    tag: &str,
+) -> Result<(Operator<'a>, Space)> {
+    let options = OperatorOptions {
+        config: base() + LONG + &open(bench),
+        directory: Some(proxies.directory()),
+        ..options()
+    };
+    let operator = Operator::start(bench, options).await?;
+    let space = Space::new(bench.client()?, tag, operator.namespace()).await?;
+    let host = format!("before.{tag}.example");
+    let annotations = [("issuer", "pebble"), ("names", &*host)];
+    space.tls_secret("before", None, &annotations).await?;
+    renewed(&space, "before", "").await?;
+    Ok((operator, space))
+}
+
+/// What a CA says instead of an order, or of an account.
+fn refusal(status: u16, kind: &str) -> Fault {
+    let nonce = Some(("replay-nonce", "bm9uY2U".to_owned()));
+    let body = json!({"type": kind, "detail": "there is no such account"}).to_string();
+    Fault::Answer(status, nonce, "application/problem+json", body)
+}
+
+const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
+
+/// A CA that wants accounts to be bound says `unauthorized` where it has lost one, and others have a type of their own.
+#[tokio::test]
+async fn an_account_that_is_lost_is_registered_again_whatever_the_ca_calls_it() -> Result<()> {
+    let bench = Bench::shared().await?;
+    for (tag, kind) in [
+        ("unbound", "urn:ietf:params:acme:error:unauthorized"),
+        ("own-words", "Verification failed: account key"),
+    ] {
+        let proxies = Proxies::start(bench).await?;
+        let (operator, space) = registered(bench, &proxies, tag).await?;
+        // Until somebody asks for the account.
+        let is_lost = AtomicBool::new(true);
+        proxies.rule(move |passed| {
+            let is_known = !is_lost.load(Ordering::SeqCst);
+            if is_known || passed.server != Server::Ca {
+                return Fault::Pass;
+            }
+            match &*passed.path {
+                "/order-plz" => refusal(403, kind),
+                "/sign-me-up" => {
+                    is_lost.store(false, Ordering::SeqCst);
+                    refusal(400, NO_ACCOUNT)
+                }
+                _ => Fault::Pass,
+            }
+        });
+        let host = format!("after.{tag}.example");
+        let annotations = [("issuer", "pebble"), ("names", &*host)];
+        space.tls_secret("after", None, &annotations).await?;
+        renewed(&space, "after", "").await?;
+        ensure!(operator.log()?.contains("the CA has lost the account"));
+        let events = space.events("after").await?;
+        let failed = events.iter().find(|it| it.contains("RenewalFailed"));
+        ensure!(failed.is_none(), "{failed:?}");
+    }
+    Ok(())
+}
+
+/// A CA that registers an account, and knows nothing of it at once, is not asked without a pause.
+#[tokio::test]
+async fn a_ca_that_loses_each_account_is_asked_again_after_the_pauses_of_failures() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let (_operator, space) = registered(bench, &proxies, "forgetful").await?;
+    let is_asked_for = AtomicBool::new(false);
+    proxies.rule(move |passed| match &*passed.path {
+        "/order-plz" => {
+            is_asked_for.store(true, Ordering::SeqCst);
+            refusal(403, "urn:ietf:params:acme:error:unauthorized")
+        }
+        // What comes after that registers it.
+        "/sign-me-up" if is_asked_for.swap(false, Ordering::SeqCst) => refusal(400, NO_ACCOUNT),
+        _ => Fault::Pass,
+    });
+    let orders = || {
+        let passed = proxies.passed().into_iter();
+        passed.filter(|it| it.path == "/order-plz").count()
+    };
+    let before = orders();
+    let annotations = [("issuer", "pebble"), ("names", "after.forgetful.example")];
+    space.tls_secret("after", None, &annotations).await?;
+    event(&space, "after", "RenewalFailed").await?;
+    throughout(A_WHILE, "no more is ordered", async || {
+        let more = orders() - before;
+        ensure!(more == 2, "{more} orders");
+        Ok(())
+    })
+    .await
 }
 
 /// An immutable Secret was ordered for again and again (kube-lego #31), and so were names with an underscore

@@ -7,6 +7,7 @@ mod fallback;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -26,6 +27,10 @@ use crate::acme::{
 use crate::cluster::{self, accounts};
 use crate::process::write_gate::WriteGate;
 use crate::telemetry::metrics::Metrics;
+
+/// Shortest time between two accounts of an issuer that are tried at once: a CA that refuses the new one too is asked
+/// again by the pauses after failures.
+const REPLACED_RECENTLY: Duration = Duration::from_secs(60);
 
 /// The ACME client, limits and quota of each issuer.
 pub struct Issuers {
@@ -50,6 +55,8 @@ struct Slot {
     limited_until: Mutex<UnixTime>,
     /// New orders of the last hours.
     quota: Mutex<Quota>,
+    /// When the CA was last found to have lost the account, or to have it at another place.
+    replaced: Mutex<UnixTime>,
 }
 
 /// What a Secret waits for: it is counted once, at one issuer.
@@ -299,6 +306,14 @@ impl Issuers {
             *client = None;
             return Ok(true);
         };
+        let (now, replaced) = (UnixTime::now(), *slot.replaced.lock());
+        if now >= replaced && now.since(replaced) < REPLACED_RECENTLY {
+            tracing::debug!(
+                issuer = name,
+                "the CA refuses the account that has just been found or registered"
+            );
+            return Ok(false);
+        }
         let found = match current.find_account(&stored).await {
             Ok(Some(found)) if found.account_url() == stored.account_url() => return Ok(false),
             Ok(Some(found)) => found,
@@ -315,6 +330,7 @@ impl Issuers {
             }
         };
         self.store(name, &found).await?;
+        *slot.replaced.lock() = UnixTime::now();
         *client = None;
         Ok(true)
     }

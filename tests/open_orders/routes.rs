@@ -1,5 +1,7 @@
 //! Routes of challenges that are corrected while an order waits, and orders that change between a route and DNS.
 
+use std::time::{Duration, Instant};
+
 use kube::Api;
 use kube::api::ListParams;
 use kube::core::DynamicObject;
@@ -11,9 +13,13 @@ use test_bench::{
 
 use super::{LONG, base, mended, nothing_was_spent, open, operator, right, solved, stuck};
 use crate::acme_operator::event;
+use crate::command::cert_renew;
 use crate::dns01::{no_record_is_left, rfc2136};
 use crate::renewal::{SOON, annotation, options, renewed};
 use crate::routes::validate_paths_as_ingress_nginx;
+
+/// By then what an order waits for is told.
+const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// The only object of a kind that the operator has made for a challenge.
 async fn route(bench: &Bench, operator: &Operator<'_>, kind: &str) -> Result<Value> {
@@ -134,9 +140,17 @@ async fn a_self_check_that_is_turned_off_is_left_out_and_what_was_waited_for_is_
     let annotations = [("issuer", "pebble"), ("names", "gone.nobody.example")];
     space.tls_secret("waits", None, &annotations).await?;
     let said = "gone.nobody.example does not exist (NXDOMAIN, asked";
+    let asked = Instant::now();
     stuck(bench, &operator, &space, "waits", said).await?;
     let told = event(&space, "waits", "RenewalWaits").await?;
     ensure!(told.contains(said), "{told}");
+    let status = ["status", "-n", &space.name, "-o", "json"];
+    let status = cert_renew(&status, Some(bench.kubeconfig()))?;
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    ensure!(status.contains(said), "{status}");
+    // The check goes on for ten minutes.
+    let took = asked.elapsed();
+    ensure!(took < A_MINUTE, "it was told after {took:?}");
     operator.configure(&(base() + LONG + &open(bench)))?;
     renewed(&space, "waits", "").await?;
     nothing_was_spent(&space, "waits").await?;

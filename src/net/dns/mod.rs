@@ -61,7 +61,7 @@ pub enum Error {
         why: String,
     },
     /// The server reports a failure.
-    #[error("{kind} {name}: {server} answers {code}{}", if *code == ResponseCode::ServFail { " (broken DNSSEC looks like this)" } else { "" })]
+    #[error("{kind} {name}: {server} answers {}{}", answer_of(*code), if *code == ResponseCode::ServFail { " (broken DNSSEC looks like this)" } else { "" })]
     Failed {
         /// The name.
         name: String,
@@ -589,6 +589,37 @@ pub(crate) mod tests {
             answer.authorities = authorities;
             let found = soa_owner(&answer, &asked).map(|name| text(&name));
             assert_eq!(found.as_deref(), zone);
+        }
+    }
+
+    #[test]
+    fn what_a_server_answers_is_told_in_the_words_of_dns() {
+        let answers = |code| {
+            let mut answer = Message::response(0, OpCode::Query);
+            answer.metadata.response_code = code;
+            answer
+        };
+        for (code, told) in [
+            (ResponseCode::NXDomain, "NXDOMAIN"),
+            (ResponseCode::NoError, "NODATA"),
+        ] {
+            assert_eq!(absence(&answers(code)), told);
+        }
+        for (code, told) in [
+            (
+                ResponseCode::ServFail,
+                "SERVFAIL (broken DNSSEC looks like this)",
+            ),
+            (ResponseCode::Refused, "REFUSED"),
+        ] {
+            let failed = Error::Failed {
+                name: "a.example".to_owned(),
+                kind: RecordType::TXT,
+                server: "192.0.2.53:53".to_owned(),
+                code,
+            };
+            let expected = format!("TXT a.example: 192.0.2.53:53 answers {told}");
+            assert_eq!(failed.to_string(), expected);
         }
     }
 

@@ -1,8 +1,12 @@
 //! Orders that cannot be carried on with, whatever is set: refused, unreadable, of a later version, of a lost account.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::DeleteParams;
 use serde_json::json;
 use test_bench::objects::Space;
 use test_bench::{
@@ -211,6 +215,38 @@ async fn a_ca_that_loses_each_account_is_asked_again_after_the_pauses_of_failure
         Ok(())
     })
     .await
+}
+
+/// Nobody can activate an account again (RFC 8555, section 7.3.6), and a new one is registered only when somebody wants it.
+#[tokio::test]
+async fn an_account_that_was_deactivated_is_replaced_when_its_key_is_deleted() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let proxies = Proxies::start(bench).await?;
+    let (operator, space) = registered(bench, &proxies, "deactivated").await?;
+    let (is_deleted, is_new) = (Arc::new(AtomicBool::new(false)), AtomicBool::new(false));
+    let deleted = Arc::clone(&is_deleted);
+    proxies.rule(move |passed| match &*passed.path {
+        "/sign-me-up" if deleted.load(Ordering::SeqCst) => {
+            is_new.store(true, Ordering::SeqCst);
+            Fault::Pass
+        }
+        "/sign-me-up" | "/order-plz" if !is_new.load(Ordering::SeqCst) => {
+            refusal(403, "urn:ietf:params:acme:error:unauthorized")
+        }
+        _ => Fault::Pass,
+    });
+    let annotations = [("issuer", "pebble"), ("names", "after.deactivated.example")];
+    space.tls_secret("after", None, &annotations).await?;
+    event(&space, "after", "there is no such account").await?;
+    let secrets: Api<Secret> = Api::namespaced(bench.client()?, operator.namespace());
+    let params = DeleteParams::default();
+    secrets.delete("cert-renew-account-pebble", &params).await?;
+    is_deleted.store(true, Ordering::SeqCst);
+    space.annotate("after", "renew-now", "1").await?;
+    renewed(&space, "after", "").await?;
+    let registered = operator.log()?.matches("account registered").count();
+    assert_eq!(registered, 2);
+    Ok(())
 }
 
 /// An immutable Secret was ordered for again and again (kube-lego #31), and so were names with an underscore

@@ -37,12 +37,13 @@ const TRIES: usize = 4;
 const ROWS: usize = 16;
 
 /// Where in an order an answer is given.
-const POINTS: [&str; 14] = [
+const POINTS: [&str; 15] = [
     "directory",
     "nonce",
     "account",
     "new-order",
     "authz",
+    AGAIN,
     "challenge",
     "order-pending",
     "order-ready",
@@ -53,6 +54,8 @@ const POINTS: [&str; 14] = [
     "revoke",
     "key-change",
 ];
+/// The look at an authorization whose proof the CA has not judged for long.
+const AGAIN: &str = "authz-again";
 /// The look at an order while the CA is at work on its certificate.
 const PROCESSING: &str = "order-processing";
 /// Those of them that an order answers.
@@ -99,6 +102,8 @@ struct Ca {
     row: Row,
     given: AtomicUsize,
     orders: AtomicUsize,
+    /// Of the last order, as the two that follow.
+    looks: AtomicUsize,
     polls: AtomicUsize,
     finalized: AtomicUsize,
 }
@@ -135,12 +140,17 @@ impl Ca {
             ),
             "/new-order" => {
                 self.orders.fetch_add(1, Ordering::SeqCst);
+                self.looks.store(0, Ordering::SeqCst);
                 self.polls.store(0, Ordering::SeqCst);
                 self.finalized.store(0, Ordering::SeqCst);
                 ("new-order", 201, order("pending"))
             }
             "/authz" => (
-                "authz",
+                if self.looks.fetch_add(1, Ordering::SeqCst) > 0 {
+                    AGAIN
+                } else {
+                    "authz"
+                },
                 200,
                 json!({
                     "status": "pending", "expires": "2099-01-01T00:00:00Z",
@@ -176,6 +186,10 @@ impl Ca {
                     "explanationURL": "https://ca.example/why"}),
             ),
             _ if self.finalized.load(Ordering::SeqCst) > 0 => (PROCESSING, 200, order("valid")),
+            // Until the authorization is looked at again.
+            _ if self.row.point == AGAIN && self.given.load(Ordering::SeqCst) == 0 => {
+                ("order-pending", 200, order("pending"))
+            }
             _ if self.polls.fetch_add(1, Ordering::SeqCst) == 0 => {
                 ("order-pending", 200, order("pending"))
             }
@@ -318,6 +332,7 @@ async fn served(row: &Row) -> Result<(Arc<Ca>, Client, JoinHandle<std::io::Resul
         row: row.clone(),
         given: AtomicUsize::new(0),
         orders: AtomicUsize::new(0),
+        looks: AtomicUsize::new(0),
         polls: AtomicUsize::new(0),
         finalized: AtomicUsize::new(0),
     });

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{OF_ORDERS, POINTS, Row, Strange};
+use super::{AGAIN, OF_ORDERS, POINTS, Row, Strange};
 
 fn row(point: &'static str, strange: Strange) -> Row {
     Row {
@@ -29,7 +29,23 @@ pub(super) fn rows() -> Vec<Row> {
         "/notBefore",
         "/notAfter",
     ];
-    let members: [(&str, &[&'static str]); 7] = [
+    let authorization = [
+        "/status",
+        "/expires",
+        "/identifier",
+        "/identifier/type",
+        "/identifier/value",
+        "/wildcard",
+        "/challenges",
+        "/challenges/0/type",
+        "/challenges/0/url",
+        "/challenges/0/status",
+        "/challenges/0/token",
+        "/challenges/0/error",
+        "/challenges/0/validated",
+        "/challenges/1/type",
+    ];
+    let members: [(&str, &[&'static str]); 8] = [
         (
             "directory",
             &[
@@ -69,25 +85,8 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         ("revoke", &["/status"]),
         ("key-change", &["/status"]),
-        (
-            "authz",
-            &[
-                "/status",
-                "/expires",
-                "/identifier",
-                "/identifier/type",
-                "/identifier/value",
-                "/wildcard",
-                "/challenges",
-                "/challenges/0/type",
-                "/challenges/0/url",
-                "/challenges/0/status",
-                "/challenges/0/token",
-                "/challenges/0/error",
-                "/challenges/0/validated",
-                "/challenges/1/type",
-            ],
-        ),
+        ("authz", &authorization),
+        (AGAIN, &authorization),
         (
             "challenge",
             &["/type", "/url", "/status", "/token", "/error"],
@@ -124,15 +123,21 @@ pub(super) fn rows() -> Vec<Row> {
         "expired",
         "revoked",
     ] {
-        rows.push(Row {
-            // The others end by their time, or are taken back.
-            is_failed_validation: state == "invalid",
-            ..row("authz", Strange::With("/status", json!(state)))
-        });
+        for point in ["authz", AGAIN] {
+            rows.push(Row {
+                // The others end by their time, or are taken back.
+                is_failed_validation: state == "invalid",
+                ..row(point, Strange::With("/status", json!(state)))
+            });
+        }
     }
     for state in ["pending", "processing", "valid", "invalid"] {
         rows.push(row(
             "authz",
+            Strange::With("/challenges/0/status", json!(state)),
+        ));
+        rows.push(row(
+            AGAIN,
             Strange::With("/challenges/0/status", json!(state)),
         ));
         rows.push(row("challenge", Strange::With("/status", json!(state))));
@@ -278,6 +283,11 @@ fn variants() -> Vec<Row> {
             rows.push(row(point, Strange::Header("location", value)));
         }
     }
+    // The CA has looked, and would look again.
+    rows.push(Row {
+        is_failed_validation: true,
+        ..row(AGAIN, Strange::With("/challenges/0/error", problem))
+    });
     for status in ["deactivated", "revoked"] {
         rows.push(row("account", Strange::With("/status", json!(status))));
     }

@@ -315,6 +315,29 @@ async fn an_alternate_chain_that_is_not_there_is_passed_over() -> Result<()> {
     Ok(())
 }
 
+/// Else it would be a day until the next look at the directory.
+#[tokio::test]
+async fn a_directory_is_fetched_again_where_what_it_names_is_not_there() -> Result<()> {
+    let (client, ca) = scripted(|path, count, base| match (path, count) {
+        ("/directory", 0) => Some((
+            200,
+            json!({
+                "newNonce": format!("{base}/nonce"), "newAccount": format!("{base}/account"),
+                "newOrder": format!("{base}/moved"),
+            }),
+        )),
+        ("/moved", _) => Some((404, json!({"type": "about:blank", "detail": "not here"}))),
+        _ => None,
+    })
+    .await?;
+    let names = ["b.example".parse()?];
+    let refused = client.new_order(&names, OrderRequest::default()).await;
+    ensure!(refused.is_err(), "there is an order");
+    client.new_order(&names, OrderRequest::default()).await?;
+    assert_eq!(ca.count("/directory"), 2);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_ca_that_takes_no_reason_is_asked_to_revoke_without_one() -> Result<()> {
     let (client, ca) = scripted(|path, count, _| match (path, count) {

@@ -161,6 +161,9 @@ impl Client {
             let what = "a directory whose newNonce, newAccount or newOrder is no URL";
             return Err(Error::unexpected(Action::Directory, &answer.host, what));
         }
+        for url in needed {
+            self.0.http.permitted(Action::Directory, url)?;
+        }
         *self.0.directory.write() = Some((Instant::now(), Arc::clone(&directory)));
         Ok(directory)
     }
@@ -235,7 +238,8 @@ impl Client {
             // The slot first: a request that waits for one takes no nonce, and those in flight bring theirs back. So no
             // more nonces are fetched than requests are in flight.
             let slot = self.0.http.slot(action, url).await?;
-            let nonce = self.nonce(&slot, &directory.new_nonce).await?;
+            let nonce = self.nonce(&slot, &directory.new_nonce).await;
+            let nonce = nonce.inspect_err(|error| self.forget_if_moved(&directory, error))?;
             let jws = key.sign(kid, &nonce, url, payload);
             let jws = jws.map_err(|_| Error::settings(action, "the account key does not sign"))?;
             let answer = self.0.http.post(&slot, action, url, jws).await?;
@@ -244,6 +248,7 @@ impl Client {
                 return Ok(answer);
             }
             let error = answer.error(action);
+            self.forget_if_moved(&directory, &error);
             let rejected = error.is("badNonce");
             if rejected {
                 self.0.nonces.flush();
@@ -254,6 +259,23 @@ impl Client {
                 return Err(error);
             }
             attempt += 1;
+        }
+    }
+
+    /// Fetches the directory again next time if something that it names is not where it says: a CA may move within a
+    /// day.
+    fn forget_if_moved(&self, directory: &Arc<Directory>, error: &Error) {
+        let named = [Action::NewNonce, Action::NewAccount, Action::NewOrder];
+        let is_gone = matches!(error.status(), Some(404 | 405 | 410));
+        if !is_gone || !named.contains(&error.action()) || error.is("accountDoesNotExist") {
+            return;
+        }
+        let mut kept = self.0.directory.write();
+        if kept
+            .as_ref()
+            .is_some_and(|(_, it)| Arc::ptr_eq(it, directory))
+        {
+            *kept = None;
         }
     }
 

@@ -261,6 +261,11 @@ fn variants() -> Vec<Row> {
             with(point, pointer, json!(date));
         }
     }
+    for pointer in ["/newNonce", "/newAccount", "/newOrder"] {
+        for url in ["ftp://ca.example/", "http://ca.example/"] {
+            with("directory", pointer, json!(url));
+        }
+    }
     for (start, end) in [
         ("2098-01-02T00:00:00Z", "2098-01-01T00:00:00Z"),
         ("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z"),

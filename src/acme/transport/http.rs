@@ -241,7 +241,11 @@ impl Http {
         self.send(slot, action, request).await
     }
 
-    fn permitted(&self, action: Action, url: &str) -> Result<Url, Error> {
+    /// The parsed URL.
+    ///
+    /// # Errors
+    /// When it may not be requested.
+    pub(crate) fn permitted(&self, action: Action, url: &str) -> Result<Url, Error> {
         permitted(url, self.nearby, self.plain).ok_or_else(|| {
             let found: String = url.chars().take(200).collect();
             let expected = "expected an https URL of another machine";

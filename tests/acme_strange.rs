@@ -216,6 +216,30 @@ async fn an_authorization_that_has_ended_is_a_failed_validation_only_if_the_ca_h
     Ok(())
 }
 
+/// What has only ended beside it is not counted, and so not named.
+#[tokio::test]
+async fn of_names_that_end_together_those_are_named_that_the_ca_has_looked_at() -> Result<()> {
+    let (client, _) = scripted(|path, count, base| match path {
+        "/order" => Some((200, order(base, "invalid", &["/authz/1", "/authz/2"]))),
+        "/authz/1" if count > 0 => Some((200, authz(base, "a.example", "deactivated", json!([])))),
+        "/authz/2" if count > 0 => Some((200, authz(base, "b.example", "invalid", json!([])))),
+        _ => None,
+    })
+    .await?;
+    let mut order = told(&client).await?;
+    let error = order
+        .wait_validated(Instant::now() + PATIENCE, |_| {})
+        .await
+        .unwrap_err();
+    let said = error.detail();
+    ensure!(error.is_failed_validation(), "{said}");
+    ensure!(
+        said.contains("b.example") && !said.contains("a.example"),
+        "{said}"
+    );
+    Ok(())
+}
+
 const REFUSED: &str =
     r#"{"type": "urn:ietf:params:acme:error:connection", "detail": "connection refused"}"#;
 

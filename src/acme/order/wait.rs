@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Order;
 use crate::acme::client::Client;
-use crate::acme::error::problem::{Class, Problem};
+use crate::acme::error::problem::{Class, Problem, Subproblem};
 use crate::acme::error::{Action, Error, Kind};
 use crate::acme::order::authorization;
 use crate::acme::transport::poll_interval;
@@ -90,8 +90,7 @@ impl Order {
         said: &mut (impl FnMut(Error) + Send),
     ) -> Result<(), Error> {
         let (mut again, mut failed) = (Vec::new(), false);
-        let mut problem = self.own_problem();
-        let mut was_tried = problem != Problem::default();
+        let mut report = CaReport::of(self.own_problem());
         for url in &self.state.authorizations {
             let state = match self.authorization(url).await {
                 Ok(state) => state,
@@ -100,21 +99,20 @@ impl Order {
                     continue;
                 }
             };
-            add_problems(&mut problem, &state);
+            report.add(&state);
             failed |= state.failure().is_some();
-            was_tried |= state.was_tried();
             if state.status == AuthorizationStatus::Pending {
                 again.extend(state.retryable().map(ToOwned::to_owned));
             }
         }
         let given_up = look >= REPEATS && !again.is_empty();
         if failed || given_up {
-            let action = of_validation(Action::Authorization, was_tried || given_up);
-            return Err(self.invalid(action, problem));
+            report.was_tried |= given_up;
+            return Err(self.invalid(Action::Authorization, report));
         }
-        if !again.is_empty() && !problem.subproblems.is_empty() {
+        if !again.is_empty() && !report.problem.subproblems.is_empty() {
             // There may be no receiver.
-            said(self.invalid(Action::Authorization, problem));
+            said(self.invalid(Action::Authorization, report));
         }
         for url in again {
             tracing::debug!(
@@ -195,19 +193,16 @@ impl Order {
 
     /// The order's own error with the report of each authorization.
     pub(super) async fn why_invalid(&self, action: Action) -> Error {
-        let mut problem = self.own_problem();
-        // What cannot be looked at may have failed.
-        let mut was_tried = problem != Problem::default() || self.state.authorizations.is_empty();
+        let mut report = CaReport::of(self.own_problem());
+        report.was_tried = self.state.authorizations.is_empty();
         for url in &self.state.authorizations {
             match self.authorization(url).await {
-                Ok(state) => {
-                    add_problems(&mut problem, &state);
-                    was_tried |= state.was_tried();
-                }
-                Err(_) => was_tried = true,
+                Ok(state) => report.add(&state),
+                // What cannot be looked at may have failed.
+                Err(_) => report.was_tried = true,
             }
         }
-        self.invalid(of_validation(action, was_tried), problem)
+        self.invalid(action, report)
     }
 
     /// The CA's report about the order itself.
@@ -216,7 +211,14 @@ impl Order {
         own.unwrap_or_default()
     }
 
-    fn invalid(&self, action: Action, mut problem: Problem) -> Error {
+    /// The error of an invalid order. It is a failed validation ([`Error::is_failed_validation`]) only if the CA has
+    /// tried one.
+    fn invalid(&self, action: Action, report: CaReport) -> Error {
+        let action = match action {
+            Action::Authorization if !report.is_of_validation() => Action::Order,
+            action => action,
+        };
+        let mut problem = report.told();
         if problem == Problem::default() {
             "the CA gives no reason".clone_into(&mut problem.detail);
         }
@@ -228,24 +230,54 @@ impl Order {
     }
 }
 
-/// What an invalid order is told as: it is a failed validation ([`Error::is_failed_validation`]) only if the CA has tried
-/// one.
-fn of_validation(action: Action, was_tried: bool) -> Action {
-    if action == Action::Authorization && !was_tried {
-        return Action::Order;
-    }
-    action
+/// What the CA reports about an order and its names.
+struct CaReport {
+    problem: Problem,
+    /// The names whose authorization has ended without being tried.
+    lapsed: Vec<Subproblem>,
+    /// Whether the CA has, or may have, tried to validate a name and failed.
+    was_tried: bool,
 }
 
-/// Adds the CA's report about one name, unless that name has one already.
-fn add_problems(problem: &mut Problem, state: &authorization::State) {
-    for found in state.problems().chain(state.failure()) {
-        // Pebble repeats the text of the one authorization, without its name.
-        if problem.detail == found.detail {
-            problem.detail.clear();
+impl CaReport {
+    /// Begins with what the CA says of the order itself.
+    fn of(problem: Problem) -> Self {
+        Self {
+            problem,
+            lapsed: Vec::new(),
+            was_tried: false,
         }
-        if !problem.subproblems.iter().any(|it| it.name == found.name) {
-            problem.subproblems.push(found);
+    }
+
+    /// Adds the CA's report about one name, unless that name has one already.
+    fn add(&mut self, state: &authorization::State) {
+        if !state.was_tried() {
+            self.lapsed.extend(state.failure());
+            return;
         }
+        self.was_tried = true;
+        for found in state.problems().chain(state.failure()) {
+            // Pebble repeats the text of the one authorization, without its name.
+            if self.problem.detail == found.detail {
+                self.problem.detail.clear();
+            }
+            let is_known = |it: &Subproblem| it.name == found.name;
+            if !self.problem.subproblems.iter().any(is_known) {
+                self.problem.subproblems.push(found);
+            }
+        }
+    }
+
+    /// Whether a validation has failed. An order without a word about its names may be invalid for its own error.
+    fn is_of_validation(&self) -> bool {
+        self.was_tried || self.lapsed.is_empty() && self.problem != Problem::default()
+    }
+
+    /// All of it in one problem. Names that have lapsed are told where nothing else has ended the order.
+    fn told(mut self) -> Problem {
+        if self.problem.subproblems.is_empty() {
+            self.problem.subproblems.extend(self.lapsed);
+        }
+        self.problem
     }
 }

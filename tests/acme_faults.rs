@@ -1,7 +1,7 @@
 //! The ACME client against answers that no real CA gives on demand.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,8 +10,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::routing::{get, post};
 use cert_renew::acme::{
     CertId, Class, Client, Credentials, IssuerSettings, OrderRequest, OrderStatus, RateLimiter,
-    Scope,
+    RequestError, Scope,
 };
+use cert_renew::process::permit::Look;
 use cert_renew::process::write_gate::WriteGate;
 use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
@@ -294,5 +295,82 @@ async fn a_limit_is_not_asked_again_and_a_rejected_nonce_is_ten_times() -> Resul
         ("BadNonce", Class::Transient)
     );
     assert_eq!(count.load(Ordering::SeqCst), 10);
+    Ok(())
+}
+
+/// Least time between two requests of which one is sent in a second, less that by which the first may be late.
+const APART: Duration = Duration::from_millis(250);
+
+#[tokio::test]
+async fn permission_for_an_order_is_asked_after_its_last_wait_each_time_it_is_sent() -> Result<()> {
+    let told: Arc<Mutex<Vec<(&str, Instant)>>> = Arc::default();
+    let tell = {
+        let told = Arc::clone(&told);
+        move |what| told.lock().unwrap().push((what, Instant::now()))
+    };
+    let take = || -> (Vec<&str>, Vec<Instant>) { told.lock().unwrap().drain(..).unzip() };
+    let nonce = {
+        let tell = tell.clone();
+        move || {
+            tell("nonce");
+            async { [("replay-nonce", "nonce")] }
+        }
+    };
+    let count = Arc::new(AtomicUsize::new(0));
+    let order = {
+        let tell = tell.clone();
+        move || {
+            tell("order");
+            let is_first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                let location = [("location", "/order")];
+                if is_first {
+                    (StatusCode::BAD_REQUEST, location, BAD_NONCE)
+                } else {
+                    (StatusCode::CREATED, location, PENDING)
+                }
+            }
+        }
+    };
+    let account = || async { (StatusCode::CREATED, [("location", "/account/1")], "{}") };
+    let routes = Router::new()
+        .route("/nonce", get(nonce))
+        .route("/account", post(account))
+        .route("/order", post(order));
+    let settings = IssuerSettings {
+        rate_limiter: RateLimiter::default().per_second(1),
+        ..client(routes).await?.settings().clone()
+    };
+    let client = Client::new(settings, Arc::new(|_| {}), WriteGate::open())?;
+    client
+        .register(&Credentials::generate(&client.settings().directory)?)
+        .await?;
+    take();
+    let may = || async {
+        let began = Instant::now();
+        tell("look");
+        let (look, ()) = Look::take(async { Ok::<_, &str>(()) }).await?;
+        Look::permit([&look], began, ()).ok_or("late")
+    };
+    let request = OrderRequest::default();
+    let made = client.new_order_if(&[], request, may).await;
+    made.map_err(|error| format!("{error:?}"))?;
+    let (what, when) = take();
+    assert_eq!(
+        what,
+        ["nonce", "look", "order", "nonce", "look", "order"],
+        "the wait for the nonce comes before, and a rejected one needs another look"
+    );
+    for two in [0, 3] {
+        let waited = when[two + 1] - when[two];
+        assert!(waited >= APART, "the rate limit too: {waited:?}");
+    }
+    let may_not = || async { Err("it is gone") };
+    let refused = client.new_order_if(&[], request, may_not).await;
+    assert!(
+        matches!(refused, Err(RequestError::Refused("it is gone"))),
+        "{refused:?}"
+    );
+    assert_eq!(take().0, ["nonce"], "nothing is ordered");
     Ok(())
 }

@@ -3,7 +3,9 @@
 //! Every request is made only when needed, so a CA that is down delays no start. Requests are signed here; a request is
 //! repeated only with a new nonce after a rejected one.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +67,35 @@ impl fmt::Debug for Eab {
             .field("kid", kid)
             .finish_non_exhaustive()
     }
+}
+
+/// Why a request that needs permission did not succeed.
+#[derive(Debug)]
+pub enum RequestError<R> {
+    /// Permission was refused; nothing was sent.
+    Refused(R),
+    /// The CA refused it, or cannot be asked.
+    Failed(Error),
+}
+
+impl<R> From<Error> for RequestError<R> {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl RequestError<Infallible> {
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Refused(never) => match never {},
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+/// The permission for a request that needs none.
+pub(super) fn unasked() -> Ready<Result<(), RequestError<Infallible>>> {
+    ready(Ok(()))
 }
 
 /// A handle on one issuer; clones share everything.
@@ -223,6 +254,23 @@ impl Client {
             .await
     }
 
+    /// A POST signed for the account. `before` is awaited each time that it is about to be sent, when nothing of ours is
+    /// waited for any more, and may refuse it.
+    pub(super) async fn post_after<R, F>(
+        &self,
+        action: Action,
+        url: &str,
+        payload: &[u8],
+        before: impl Fn() -> F,
+    ) -> Result<Answer, RequestError<R>>
+    where
+        F: Future<Output = Result<(), RequestError<R>>>,
+    {
+        let account = self.account(action)?;
+        let signer = (&account.key, Some(&*account.url));
+        self.signed(signer, (action, url), payload, before).await
+    }
+
     /// A POST signed by `key`: for the account `kid`, or with the key itself.
     pub(super) async fn post_as(
         &self,
@@ -232,6 +280,20 @@ impl Client {
         url: &str,
         payload: &[u8],
     ) -> Result<Answer, Error> {
+        let answer = self.signed((key, kid), (action, url), payload, unasked);
+        answer.await.map_err(RequestError::into_error)
+    }
+
+    async fn signed<R, F>(
+        &self,
+        (key, kid): (&AccountKey, Option<&str>),
+        (action, url): (Action, &str),
+        payload: &[u8],
+        before: impl Fn() -> F,
+    ) -> Result<Answer, RequestError<R>>
+    where
+        F: Future<Output = Result<(), RequestError<R>>>,
+    {
         let directory = self.directory().await?;
         let mut attempt = 1;
         loop {
@@ -242,7 +304,9 @@ impl Client {
             let nonce = nonce.inspect_err(|error| self.forget_if_moved(&directory, error))?;
             let jws = key.sign(kid, &nonce, url, payload);
             let jws = jws.map_err(|_| Error::settings(action, "the account key does not sign"))?;
-            let answer = self.0.http.post(&slot, action, url, jws).await?;
+            let turn = self.0.http.turn(&slot, action, url).await?;
+            before().await?;
+            let answer = self.0.http.post(turn, action, url, jws).await?;
             if answer.is_success() {
                 self.keep_nonce(&answer);
                 return Ok(answer);
@@ -256,7 +320,7 @@ impl Client {
             self.keep_nonce(&answer);
             // RFC 8555, 6.5: only a rejected nonce proves that nothing was done.
             if !rejected || attempt == NONCE_ATTEMPTS {
-                return Err(error);
+                return Err(error.into());
             }
             attempt += 1;
         }

@@ -23,7 +23,7 @@ mod revocation;
 mod transport;
 
 pub use ari::CertId;
-pub use client::{Client, Eab, IssuerSettings};
+pub use client::{Client, Eab, IssuerSettings, RequestError};
 pub use credentials::{Credentials, Unusable};
 pub use directory::{Directory, Meta};
 pub use error::problem::{Class, Limited, Problem, Scope, Subproblem, tells_of_pause};

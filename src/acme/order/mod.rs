@@ -25,14 +25,15 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::acme::ari::CertId;
-use crate::acme::client::Client;
+use crate::acme::client::{Client, RequestError, unasked};
 use crate::acme::error::problem::Class;
-use crate::acme::error::{Action, Error, LONGEST_RETRY_AFTER};
+use crate::acme::error::{Action, Error, Kind, LONGEST_RETRY_AFTER};
 use crate::acme::order::authorization::{Authorization, Challenge};
 use crate::acme::order::chain::Preference;
 use crate::acme::transport::http::Answer;
 use crate::acme::transport::{body, poll_interval};
 use crate::net::egress::Nearby;
+use crate::process::permit::Permit;
 
 /// Most authorizations of an order for so many names. RFC 8555, 7.1.3, promises no fixed relation, so there is room for
 /// two of each name and some of the account; each is stored, and costs a request at every look.
@@ -144,12 +145,49 @@ impl Client {
         names: &[Name],
         request: OrderRequest<'_>,
     ) -> Result<Order, Error> {
+        let ordered = self.ordered(names, request, unasked).await;
+        ordered.map_err(RequestError::into_error)
+    }
+
+    /// [`Self::new_order`], with a permit for each time that the order is about to be sent: `may` looks after the last
+    /// wait, which is that for other requests to the CA.
+    ///
+    /// # Errors
+    /// As `may`, and as [`Self::new_order`].
+    pub async fn new_order_if<R, F>(
+        &self,
+        names: &[Name],
+        request: OrderRequest<'_>,
+        may: impl Fn() -> F,
+    ) -> Result<Order, RequestError<R>>
+    where
+        F: Future<Output = Result<Permit<()>, R>>,
+    {
+        let host = &*self.settings().directory;
+        let before = || async {
+            let permit = may().await.map_err(RequestError::Refused)?;
+            let late = || Error::new(Action::NewOrder, host, Kind::TimedOut);
+            permit.spend().ok_or_else(late)?;
+            Ok::<_, RequestError<R>>(())
+        };
+        self.ordered(names, request, before).await
+    }
+
+    async fn ordered<R, F>(
+        &self,
+        names: &[Name],
+        request: OrderRequest<'_>,
+        before: impl Fn() -> F,
+    ) -> Result<Order, RequestError<R>>
+    where
+        F: Future<Output = Result<(), RequestError<R>>>,
+    {
         let directory = self.directory().await?;
         if let Some(profile) = request.profile
             && directory.meta.profiles.is_empty()
         {
             let why = format!("expected no profile, found {profile:?}: this CA has none");
-            return Err(Error::settings(Action::NewOrder, why));
+            return Err(Error::settings(Action::NewOrder, why).into());
         }
         let url = &directory.new_order;
         // RFC 9773, 5: only a CA with renewal information knows the member.
@@ -159,23 +197,27 @@ impl Client {
             ..request
         };
         let Some(replaces) = replaces else {
-            return self.order(url, names, plain).await;
+            return self.order(url, names, plain, &before).await;
         };
-        match self.order(url, names, request).await {
-            Err(error) if is_about_replaces(&error) => {
+        match self.order(url, names, request, &before).await {
+            Err(RequestError::Failed(error)) if is_about_replaces(&error) => {
                 tracing::debug!(issuer = %self.settings().name, %replaces, %error, "ordering without replaces");
-                self.order(url, names, plain).await
+                self.order(url, names, plain, &before).await
             }
             result => result,
         }
     }
 
-    async fn order(
+    async fn order<R, F>(
         &self,
         url: &str,
         names: &[Name],
         wanted: OrderRequest<'_>,
-    ) -> Result<Order, Error> {
+        before: &impl Fn() -> F,
+    ) -> Result<Order, RequestError<R>>
+    where
+        F: Future<Output = Result<(), RequestError<R>>>,
+    {
         let OrderRequest {
             profile,
             not_after,
@@ -195,7 +237,8 @@ impl Client {
             payload["notAfter"] = not_after.to_string().into();
         }
         let payload = payload.to_string();
-        let answer = { self.post(Action::NewOrder, url, payload.as_bytes()) }.await?;
+        let posted = self.post_after(Action::NewOrder, url, payload.as_bytes(), before);
+        let answer = posted.await?;
         let missing = || Error::unexpected(Action::NewOrder, &answer.host, "no Location header");
         let url = answer.location.clone().ok_or_else(missing)?;
         let mut order = Order::read(self, url, Action::NewOrder, &answer)?;
@@ -204,7 +247,7 @@ impl Client {
             // The CA has made the order, and would make the next one like it: it is no outage.
             let host = &answer.host;
             let why = format!("expected no more than {most} authorizations, found more at {host}");
-            return Err(Error::settings(Action::NewOrder, why));
+            return Err(Error::settings(Action::NewOrder, why).into());
         }
         // RFC 9773, 5: a CA that accepts it repeats it.
         order.replaces_accepted =

@@ -108,6 +108,9 @@ impl Answer {
 /// A slot for a request in flight; dropping it frees the slot.
 pub(crate) struct Slot<'a>(#[expect(dead_code, reason = "held")] SemaphorePermit<'a>);
 
+/// The rate limit's consent to one request by a slot: nothing of ours is waited for any more.
+pub(crate) struct Turn<'a>(#[expect(dead_code, reason = "held")] &'a Slot<'a>);
+
 /// One issuer's connections.
 pub(crate) struct Http {
     carrier: Carrier,
@@ -170,12 +173,21 @@ impl Http {
         let deadline = SLOT + self.rate_limiter.taken_by(ahead);
         let slot = timeout(deadline, self.slots.acquire()).await;
         // The semaphore is never closed.
-        let slot = slot.ok().and_then(Result::ok).ok_or_else(|| {
-            let host = Url::parse(url).ok();
-            let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();
-            Error::new(action, host, Kind::TimedOut)
-        })?;
+        let slot = slot.ok().and_then(Result::ok);
+        let slot = slot.ok_or_else(|| error_at(action, url, Kind::TimedOut))?;
         Ok(Slot(slot))
+    }
+
+    /// Waits until the rate limit lets the next request of this slot be sent.
+    pub(crate) async fn turn<'a>(
+        &self,
+        slot: &'a Slot<'_>,
+        action: Action,
+        url: &str,
+    ) -> Result<Turn<'a>, Error> {
+        let waited = self.gate.pass(self.rate_limiter.wait()).await;
+        waited.map_err(|closed| error_at(action, url, Kind::Closed(closed)))?;
+        Ok(Turn(slot))
     }
 
     /// A GET, or a HEAD for newNonce; follows redirects that keep the scheme.
@@ -192,9 +204,9 @@ impl Http {
         };
         let mut url = self.permitted(action, url)?;
         for _ in 0..REDIRECTS {
-            let answer = self
-                .send(slot, action, Request::new(method.clone(), url.clone()))
-                .await?;
+            let turn = self.turn(slot, action, url.as_str()).await?;
+            let request = Request::new(method.clone(), url.clone());
+            let answer = self.send(turn, action, request).await?;
             match &answer.location {
                 Some(location) if (300..400).contains(&answer.status) => {
                     let next = self.permitted(action, location)?;
@@ -220,7 +232,7 @@ impl Http {
     /// A POST of a JWS.
     pub(crate) async fn post(
         &self,
-        slot: &Slot<'_>,
+        turn: Turn<'_>,
         action: Action,
         url: &str,
         jws: String,
@@ -238,7 +250,7 @@ impl Http {
             );
         }
         *request.body_mut() = Some(jws.into());
-        self.send(slot, action, request).await
+        self.send(turn, action, request).await
     }
 
     /// The parsed URL.
@@ -255,17 +267,13 @@ impl Http {
 
     async fn send(
         &self,
-        _slot: &Slot<'_>,
+        _turn: Turn<'_>,
         action: Action,
         request: Request,
     ) -> Result<Answer, Error> {
         let host: Box<str> = request.url().host_str().unwrap_or_default().into();
         let timed_out = || Error::new(action, &host, Kind::TimedOut);
         let closed = |closed| Error::new(action, &host, Kind::Closed(closed));
-        self.gate
-            .pass(self.rate_limiter.wait())
-            .await
-            .map_err(closed)?;
         let started = Instant::now();
         let deadline = if action == Action::Finalize {
             FINALIZE
@@ -332,6 +340,13 @@ impl Http {
             body: body.freeze(),
         })
     }
+}
+
+/// An error of a request to this URL.
+fn error_at(action: Action, url: &str, kind: Kind) -> Error {
+    let url = Url::parse(url).ok();
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+    Error::new(action, host, kind)
 }
 
 /// The parsed URL, if it may be requested: by https elsewhere, and on this machine only if the directory is there.

@@ -64,7 +64,6 @@ impl Renewal<'_> {
         }
         let prepared = self.check_before_order(&fresh, &client, &names).await;
         let profile = prepared.map_err(ours)?;
-        let permit = self.may_still_order(&fresh, &names).await.map_err(ours)?;
         let proving = self.all.validations.begin(
             &self.shared.ledger,
             &fresh.issuer_name,
@@ -96,7 +95,7 @@ impl Renewal<'_> {
             not_after: fresh.lifetime().map(|it| UnixTime::now() + it),
             replaces: replaced.as_ref(),
         };
-        let mut order = new_order(permit, &client, &names, request).await;
+        let mut order = self.new_order(&fresh, &client, &names, request).await;
         let is_the_key = matches!(&order, Err(Failure::Acme(error)) if error.may_be_the_key());
         if is_the_key
             && matches!(
@@ -106,8 +105,7 @@ impl Renewal<'_> {
         {
             let ready = { self.all.issuers.ready(&fresh.issuer_name, &fresh.issuer) }.await;
             client = ready.map_err(|error| ours(error.into()))?;
-            let permit = self.may_still_order(&fresh, &names).await.map_err(ours)?;
-            order = new_order(permit, &client, &names, request).await;
+            order = self.new_order(&fresh, &client, &names, request).await;
         }
         let mut order = order.map_err(ours)?;
         let begun = async {
@@ -181,8 +179,20 @@ impl Renewal<'_> {
         Ok(profile)
     }
 
-    /// Permission to ask the CA for the order, after the last wait before it: the Secret is still there and due, and
-    /// asks for the same.
+    /// Asks the CA for the order, with a look at the Secret after the last wait, which is that for the CA's other
+    /// requests.
+    async fn new_order(
+        self,
+        fresh: &RenewalTarget,
+        client: &acme::Client,
+        names: &[Name],
+        request: OrderRequest<'_>,
+    ) -> Result<acme::Order, Failure> {
+        let may = move || self.may_still_order(fresh, names);
+        Ok(client.new_order_if(names, request, may).await?)
+    }
+
+    /// Permission to ask the CA for the order: the Secret is still there and due, and asks for the same.
     async fn may_still_order(
         self,
         fresh: &RenewalTarget,
@@ -194,17 +204,6 @@ impl Renewal<'_> {
         };
         self.permitted(asks).await
     }
-}
-
-/// Asks the CA for the order.
-async fn new_order(
-    permit: Permit<()>,
-    client: &acme::Client,
-    names: &[Name],
-    request: OrderRequest<'_>,
-) -> Result<acme::Order, Failure> {
-    permit.spend().ok_or(Failure::Outdated)?;
-    Ok(client.new_order(names, request).await?)
 }
 
 impl RenewalTarget {
@@ -227,8 +226,8 @@ impl RenewalTarget {
     /// The profile to ask for. The issuer's own is a preference, and a fallback has others: a CA that lacks a profile
     /// of that name is not failed for it.
     ///
+    /// # Errors
     /// When the CA's directory cannot be read.
-    /// When the CA's directory cannot be had.
     async fn profile(&self, client: &acme::Client) -> Result<Option<&str>, acme::Error> {
         let named = self.assessment.settings.profile.as_deref();
         if named.is_some() && self.is_at_home() {

@@ -129,6 +129,15 @@ pub(in crate::renewal) struct FailureContext {
     pub(in crate::renewal) tried_with: TriedWith,
 }
 
+impl From<acme::RequestError<Self>> for Failure {
+    fn from(error: acme::RequestError<Self>) -> Self {
+        match error {
+            acme::RequestError::Refused(failure) => failure,
+            acme::RequestError::Failed(error) => error.into(),
+        }
+    }
+}
+
 impl From<issuers::Error> for Failure {
     fn from(error: issuers::Error) -> Self {
         match error {

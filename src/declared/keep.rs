@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cert_renew_core::declaration::decide::{self, Decision, Wanted};
 use cert_renew_core::declaration::mirror::{Mirror, REFUSED};
 use cert_renew_core::declaration::register::Register;
-use cert_renew_core::declaration::room::{MOST_OF_NAMESPACE, Refusal};
+use cert_renew_core::declaration::room::{MOST, MOST_OF_NAMESPACE, Refusal};
 use cert_renew_core::declaration::{Declaration, Source};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::keys;
@@ -87,11 +87,19 @@ impl Declared {
             by,
             uid,
             refused,
+            of_all,
         } in refusals
         {
+            let too_many = if of_all {
+                format!(
+                    "all namespaces together have more than {MOST} declarations, and {namespace} the most of them"
+                )
+            } else {
+                format!("namespace {namespace} has more than {MOST_OF_NAMESPACE} declarations")
+            };
             let note = format!(
-                "namespace {namespace} has more than {MOST_OF_NAMESPACE} declarations: the youngest, such as {refused}, are \
-                 not followed; when others are deleted, they are within ten minutes"
+                "{too_many}: the youngest, such as {refused}, are not followed; when others are deleted, they are within \
+                 ten minutes"
             );
             tracing::warn!(%namespace, note, "declarations are not followed");
             let by = Version {

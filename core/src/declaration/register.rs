@@ -150,7 +150,8 @@ impl Register {
         scopes.any(|scope| scope.listed && scope.covers(namespace))
     }
 
-    /// A watch has brought a declaration. Where its namespace has too many, the youngest is not followed.
+    /// A watch has brought a declaration. Where its namespace has too many, the youngest is not followed; where all have,
+    /// the youngest of the namespace that has most.
     pub fn declared(&mut self, scope: usize, namespace: &Arc<str>, declaration: &Declaration) {
         let brief = declaration.brief();
         let place = (Arc::clone(namespace), brief.source.clone());
@@ -159,10 +160,9 @@ impl Register {
         }
         match self.room.admit(namespace, &brief, &declaration.uid) {
             None => {}
-            Some(refused) if refused == brief.source => return self.gone(namespace, &refused),
+            Some(refused) if refused == place => return self.gone(namespace, &brief.source),
             Some(refused) => {
-                self.gone(namespace, &refused);
-                let refused = (Arc::clone(namespace), refused);
+                self.gone(&refused.0, &refused.1);
                 let named = self.scopes.iter_mut().filter_map(|it| it.named.as_mut());
                 named.for_each(|named| _ = named.remove(&refused));
             }

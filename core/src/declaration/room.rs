@@ -1,4 +1,5 @@
-//! How many declarations of a namespace are followed: the oldest ones, as many as there is room for.
+//! How many declarations are followed: of each namespace the oldest ones, as many as there is room for, and where there is
+//! none left for all, the namespace that has most makes it.
 //!
 //! Which they are does not depend on the order in which they are seen, except that one is taken up only by the next list
 //! where an older one has gone. Of the others nothing is kept but that there are some.
@@ -12,23 +13,31 @@ use crate::time::UnixTime;
 /// Most declarations of a namespace that are followed. Each takes about a kilobyte, and whoever may write ConfigMaps can
 /// make any number of them; a namespace with so many certificates is not known.
 pub const MOST_OF_NAMESPACE: usize = 5_000;
+/// Most declarations of all namespaces that are followed: whoever has some namespaces fills no more than this.
+pub const MOST: usize = 20_000;
 
 /// Something that is not followed, because its namespace has too many declarations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The namespace.
     pub namespace: Arc<str>,
-    /// The declaration by which there were too many.
+    /// The declaration of the namespace by which there were too many, or the one that made room for another namespace's.
     pub by: Source,
-    /// Its uid.
+    /// Its uid, where it is known.
     pub uid: Box<str>,
     /// The one that is not followed: the youngest.
     pub refused: Source,
+    /// Whether all namespaces together have too many, this one the most of them.
+    pub of_all: bool,
 }
 
 /// The declarations that are followed, by namespace.
 #[derive(Debug, Default)]
-pub(super) struct Room(HashMap<Arc<str>, Place>);
+pub(super) struct Room {
+    places: HashMap<Arc<str>, Place>,
+    /// How many are followed of all.
+    count: usize,
+}
 
 #[derive(Debug, Default)]
 struct Place {
@@ -41,58 +50,78 @@ struct Place {
 }
 
 impl Room {
-    /// Takes in a declaration that is not followed yet; the one that has no room then, which may be this one.
+    /// Takes in a declaration that is not followed yet; the one that has no room then, with its namespace, which may be
+    /// this one.
     pub(super) fn admit(
         &mut self,
         namespace: &Arc<str>,
         brief: &Brief,
         uid: &str,
-    ) -> Option<Source> {
-        let place = self.0.entry(Arc::clone(namespace)).or_default();
-        place.followed.insert((brief.created, brief.source.clone()));
-        if place.followed.len() <= MOST_OF_NAMESPACE {
+    ) -> Option<(Arc<str>, Source)> {
+        let place = self.places.entry(Arc::clone(namespace)).or_default();
+        let is_new = place.followed.insert((brief.created, brief.source.clone()));
+        let of_all = place.followed.len() <= MOST_OF_NAMESPACE;
+        self.count += usize::from(is_new);
+        if of_all && self.count <= MOST {
             return None;
         }
+        let full = if of_all {
+            self.that_has_most()?
+        } else {
+            Arc::clone(namespace)
+        };
+        let place = self.places.get_mut(&full)?;
         let (_, refused) = place.followed.pop_last()?;
+        self.count -= 1;
+        let (by, uid) = if full == *namespace {
+            (&brief.source, uid)
+        } else {
+            (&refused, "")
+        };
         place.refusal = Some(Refusal {
-            namespace: Arc::clone(namespace),
-            by: brief.source.clone(),
+            namespace: Arc::clone(&full),
+            by: by.clone(),
             uid: uid.into(),
             refused: refused.clone(),
+            of_all,
         });
-        Some(refused)
+        Some((full, refused))
+    }
+
+    /// The namespace of which most are followed.
+    fn that_has_most(&self) -> Option<Arc<str>> {
+        let places = self.places.iter();
+        let sizes = places.map(|(namespace, place)| (place.followed.len(), namespace));
+        sizes.max().map(|(_, namespace)| Arc::clone(namespace))
     }
 
     /// Whether there are declarations of a namespace that are not followed.
     pub(super) fn leaves_out(&self, namespace: &str) -> bool {
-        { self.0.get(namespace) }.is_some_and(|place| place.refusal.is_some())
+        { self.places.get(namespace) }.is_some_and(|place| place.refusal.is_some())
     }
 
     /// One is not followed any more.
     pub(super) fn leave(&mut self, namespace: &str, brief: &Brief) {
-        let Some(place) = self.0.get_mut(namespace) else {
+        let Some(place) = self.places.get_mut(namespace) else {
             return;
         };
-        place
-            .followed
-            .remove(&(brief.created, brief.source.clone()));
+        let was = (brief.created, brief.source.clone());
+        self.count -= usize::from(place.followed.remove(&was));
         if place.followed.is_empty() && place.refusal.is_none() {
-            self.0.remove(namespace);
+            self.places.remove(namespace);
         }
     }
 
     /// A list begins there: it names what has no room once more.
     pub(super) fn begin(&mut self, is_here: impl Fn(&str) -> bool) {
-        let here = self
-            .0
-            .iter_mut()
-            .filter(|(namespace, _)| is_here(namespace));
+        let places = self.places.iter_mut();
+        let here = places.filter(|(namespace, _)| is_here(namespace));
         here.for_each(|(_, place)| place.refusal = None);
     }
 
     /// A list has ended there.
     pub(super) fn listed(&mut self, is_here: impl Fn(&str) -> bool) {
-        self.0.retain(|namespace, place| {
+        self.places.retain(|namespace, place| {
             if is_here(namespace) {
                 place.is_told &= place.refusal.is_some();
             }
@@ -102,18 +131,21 @@ impl Room {
 
     /// Forgets namespaces that nothing lists any more.
     pub(super) fn keep(&mut self, is_listed: impl Fn(&str) -> bool) {
-        self.0.retain(|namespace, _| is_listed(namespace));
+        self.places.retain(|namespace, _| is_listed(namespace));
+        self.count = self.places.values().map(|it| it.followed.len()).sum();
     }
 
     /// Whether there is room for some that had none.
     pub(super) fn is_free_again(&self, is_here: impl Fn(&str) -> bool) -> bool {
-        let mut here = self.0.iter().filter(|(namespace, _)| is_here(namespace));
-        here.any(|(_, place)| place.refusal.is_some() && place.followed.len() < MOST_OF_NAMESPACE)
+        let places = self.places.iter();
+        let mut here = places.filter(|(namespace, _)| is_here(namespace));
+        let is_free = |place: &Place| place.followed.len() < MOST_OF_NAMESPACE;
+        self.count < MOST && here.any(|(_, place)| place.refusal.is_some() && is_free(place))
     }
 
     /// What is to be reported, once for each namespace.
     pub(super) fn take_untold(&mut self) -> Vec<Refusal> {
-        let untold = self.0.values_mut().filter(|place| !place.is_told);
+        let untold = self.places.values_mut().filter(|place| !place.is_told);
         let refusals = untold.filter_map(|place| {
             let refusal = place.refusal.clone()?;
             place.is_told = true;

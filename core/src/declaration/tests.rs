@@ -3,7 +3,7 @@ use serde_json::{Value, from_value, json};
 use super::decide::{Decision, Wanted, decide, undeclare};
 use super::mirror::Mirror;
 use super::register::{Made, Register};
-use super::room::MOST_OF_NAMESPACE;
+use super::room::{MOST, MOST_OF_NAMESPACE};
 use super::*;
 use crate::config::Config;
 use crate::secret::declared::{Record, is_undeclared};
@@ -468,6 +468,47 @@ fn of_very_many_declarations_of_a_namespace_the_oldest_are_followed_in_whatever_
     assert_eq!(register.refusals().len(), 1, "one is told");
     assert!(register.refusals().is_empty() && !register.has_room_again(0));
     register.gone(&shop, &all[0].source);
+    assert!(register.has_room_again(0));
+}
+
+#[test]
+fn where_all_namespaces_have_too_many_the_one_that_has_most_makes_room() {
+    let mut register = Register::default();
+    register.open([None]);
+    register.begin(0);
+    let name = |number: usize| -> Arc<str> { format!("loud-{number}").into() };
+    let loud: Vec<Arc<str>> = (0..=MOST / MOST_OF_NAMESPACE).map(name).collect();
+    let all = many(MOST_OF_NAMESPACE);
+    for namespace in &loud {
+        for declaration in &all {
+            register.declared(0, namespace, declaration);
+        }
+    }
+    // It comes last, when there is no room left.
+    let (shop, few): (Arc<str>, _) = ("shop".into(), many(10));
+    for declaration in &few {
+        let secret = Arc::clone(&declaration.source.name);
+        let declaration = Declaration {
+            secret,
+            ..declaration.clone()
+        };
+        register.declared(0, &shop, &declaration);
+    }
+    register.listed(0);
+    for declaration in &few {
+        let of = register.sources(&key(&declaration.source.name));
+        assert_eq!(of.len(), 1, "{}", declaration.source);
+    }
+    let refusals = register.refusals();
+    let is_loud = |it: &str| loud.iter().any(|namespace| **namespace == *it);
+    assert!(!refusals.is_empty());
+    assert!(
+        refusals
+            .iter()
+            .all(|it| it.of_all && is_loud(&it.namespace))
+    );
+    assert!(!register.has_room_again(0));
+    register.gone(&shop, &few[0].source);
     assert!(register.has_room_again(0));
 }
 

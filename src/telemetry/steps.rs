@@ -13,7 +13,8 @@ use tracing_subscriber::layer::Context;
 use super::stage::Stage;
 use super::trace::{self, Line};
 
-/// Most Secrets whose step is known: more than are worked on at a time.
+/// Most Secrets whose step is known: more than are worked on at a time. What waits for long is not worked on, and its step
+/// is known for as long as there is room; the namespace that has most makes it.
 const MOST: usize = 1_000;
 /// Longest URL of an order that is kept, in bytes.
 const LONGEST: usize = 512;
@@ -35,7 +36,7 @@ impl Steps {
         };
         let mut steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = steps.remove(&secret);
-        if step.is_last() || (before.is_none() && steps.len() >= MOST) {
+        if step.is_last() {
             return;
         }
         let mut fields = line.fields.into_iter();
@@ -47,6 +48,11 @@ impl Steps {
         let order = order.map(|(_, order)| order.into()).or(known);
         let name = step.name().into();
         steps.insert(secret, Step { name, at, order });
+        while steps.len() > MOST
+            && let Some(gone) = trace::gives_way(&steps, |_| 1, |step| step.at)
+        {
+            steps.remove(&gone);
+        }
     }
 }
 
@@ -67,6 +73,7 @@ mod tests {
             step: Stage::of(step),
             secret: Some(secret.into()),
             fields: order.map(|it| ("order", it.into())).into_iter().collect(),
+            ..Line::default()
         }
     }
 
@@ -84,9 +91,14 @@ mod tests {
         assert_eq!(step.order.as_deref(), Some("https://ca.example/1"));
         steps.on(UnixTime(4), line("failed", "shop/tls", None));
         assert_eq!(steps.of("shop/tls"), None);
+        steps.on(UnixTime(4), line("due", "blog/tls", None));
         for number in 0..2 * MOST {
             steps.on(UnixTime(5), line("due", &format!("shop/{number}"), None));
         }
         assert_eq!(steps.0.lock().unwrap().len(), MOST);
+        assert!(
+            steps.of("blog/tls").is_some(),
+            "it is older than all of the others"
+        );
     }
 }

@@ -8,7 +8,8 @@
 //! due ─ order ─ prove ─ finalize ─ write ─ roll ─┬─ deployment/web ─┬─ verify ─ done
 //! └──────────────────── renewal ─────────────────┴─ statefulset/db ─┘
 //! ```
-//! Open traces are in memory only: if another process goes on, its part is a trace of its own.
+//! Open traces are in memory only: if another process goes on, its part is a trace of its own. They are bounded by bytes,
+//! and where there is no room, the namespace that has most makes it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,10 +25,17 @@ use tracing_subscriber::layer::Context;
 
 use super::stage::Stage;
 
-/// Most Secrets with an open trace; further ones have none.
+/// Most Secrets with an open trace.
 const OPEN: usize = 1_000;
-/// Most spans of one trace, since there may be many workloads.
+/// Most bytes of all open traces: what lines say may be as long as a tenant or a CA makes it.
+const BYTES: usize = 4 * 1024 * 1024;
+/// Most spans of one trace, since there may be many workloads, and most of their bytes.
 const SPANS: usize = 200;
+const OF_ONE: usize = 64 * 1024;
+/// Counted for a trace without spans.
+const EMPTY: usize = 1_024;
+/// Most bytes of a field.
+const LONGEST: usize = 1_024;
 
 /// A piece of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +64,8 @@ pub(crate) struct Trace {
 pub(super) struct Line {
     pub(super) step: Option<Stage>,
     pub(super) secret: Option<String>,
+    /// The names of several Secrets, as JSON.
+    pub(super) secrets: Option<String>,
     pub(super) fields: Vec<(&'static str, String)>,
 }
 
@@ -71,6 +81,8 @@ struct Open {
     /// When the rollout began.
     rolling: Option<SystemTime>,
     spans: Vec<Span>,
+    /// What counts of it: [`EMPTY`] and the weight of its spans.
+    bytes: usize,
 }
 
 /// Reads the log's lines and sends complete traces.
@@ -105,6 +117,7 @@ impl Traces {
             until: now,
             rolling: None,
             spans: Vec::new(),
+            bytes: EMPTY,
         }
     }
 
@@ -116,10 +129,8 @@ impl Traces {
         let known = all.remove(&secret);
         // A step that ends without a beginning here belongs to no trace.
         let mut open = match (step, known) {
-            (Stage::Due, _) => self.begin(now),
             (Stage::Recorded | Stage::Failed, None) => return,
-            (_, None) if all.len() >= OPEN => return,
-            (_, None) => self.begin(now),
+            (Stage::Due, _) | (_, None) => self.begin(now),
             (_, Some(open)) => open,
         };
         let fields = line.fields;
@@ -140,7 +151,7 @@ impl Traces {
                 let name = of("workload").unwrap_or_else(|| step.name().to_owned());
                 let error = of("error");
                 open.until = now;
-                open.spans.push(Span {
+                open.push(Span {
                     id: self.random(),
                     parent: Some(open.rollout),
                     name,
@@ -166,8 +177,12 @@ impl Traces {
             }
         };
         let Some((attributes, error)) = ended else {
-            open.spans.truncate(SPANS);
             all.insert(secret, open);
+            while (all.len() > OPEN || weight(&all) > BYTES)
+                && let Some(gone) = gives_way(&all, |it| it.bytes, |it| it.began)
+            {
+                all.remove(&gone);
+            }
             return;
         };
         drop(all);
@@ -177,7 +192,50 @@ impl Traces {
     }
 }
 
+fn weight(all: &HashMap<String, Open>) -> usize {
+    all.values().map(|open| open.bytes).sum()
+}
+
+/// Of what is kept by `namespace/name`, that which makes room: the oldest of the namespace that has most.
+pub(super) fn gives_way<T, A: Ord>(
+    all: &HashMap<String, T>,
+    weight: impl Fn(&T) -> usize,
+    age: impl Fn(&T) -> A,
+) -> Option<String> {
+    let mut weights: HashMap<&str, usize> = HashMap::new();
+    for (secret, it) in all {
+        *weights.entry(namespace_of(secret)).or_default() += weight(it);
+    }
+    let (most, _) = weights.into_iter().max_by_key(|(_, weight)| *weight)?;
+    let own = all
+        .iter()
+        .filter(|(secret, _)| namespace_of(secret) == most);
+    let oldest = own.min_by_key(|&(_, it)| age(it));
+    oldest.map(|(secret, _)| secret.clone())
+}
+
+fn namespace_of(secret: &str) -> &str {
+    secret.split('/').next().unwrap_or_default()
+}
+
+impl Span {
+    fn weight(&self) -> usize {
+        let values = self.attributes.iter().map(|(_, value)| value.len() + 64);
+        let error = self.error.as_ref().map_or(0, String::len);
+        size_of::<Self>() + self.name.len() + error + values.sum::<usize>()
+    }
+}
+
 impl Open {
+    /// Adds a span, if the trace has room for it.
+    fn push(&mut self, span: Span) {
+        let bytes = self.bytes + span.weight();
+        if self.spans.len() < SPANS && bytes <= OF_ONE {
+            self.bytes = bytes;
+            self.spans.push(span);
+        }
+    }
+
     fn step(
         &mut self,
         id: [u8; 8],
@@ -190,7 +248,7 @@ impl Open {
             Some(at) if at != now => self.rollout,
             _ => self.root,
         };
-        self.spans.push(Span {
+        self.push(Span {
             id,
             parent: Some(parent),
             name: name.to_owned(),
@@ -256,7 +314,7 @@ pub(super) fn lines(event: &Event<'_>) -> Vec<Line> {
     event.record(&mut line);
     // A workload may be rolled for several Secrets of its namespace.
     let of = |name: &str| line.fields.iter().find(|(field, _)| *field == name);
-    let (Some((_, namespace)), Some((_, secrets))) = (of("namespace"), of("secrets")) else {
+    let (Some((_, namespace)), Some(secrets)) = (of("namespace"), &line.secrets) else {
         return vec![line];
     };
     // A list of names is printed as JSON.
@@ -264,6 +322,7 @@ pub(super) fn lines(event: &Event<'_>) -> Vec<Line> {
     let one = |secret: String| Line {
         step: line.step,
         secret: Some(format!("{namespace}/{secret}")),
+        secrets: None,
         fields: line.fields.clone(),
     };
     secrets.into_iter().map(one).collect()
@@ -284,8 +343,14 @@ impl Line {
         match name {
             "step" => self.step = Stage::of(&value),
             "secret" => self.secret = Some(value),
+            // They are whole, and not kept: each of them has a line of its own.
+            "secrets" => self.secrets = Some(value),
             "message" => {}
-            name => self.fields.push((name, value)),
+            name => {
+                let mut value = value;
+                value.truncate(value.floor_char_boundary(LONGEST));
+                self.fields.push((name, value));
+            }
         }
     }
 }
@@ -293,6 +358,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc::{Receiver, channel};
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
@@ -308,6 +374,7 @@ mod tests {
                     .iter()
                     .map(|(name, it)| (*name, (*it).into()))
                     .collect(),
+                ..Line::default()
             };
             traces.on(at(number), line);
         }
@@ -396,10 +463,79 @@ mod tests {
             let line = Line {
                 step: Some(Stage::Order),
                 secret: Some(format!("shop/{number}")),
-                fields: Vec::new(),
+                ..Line::default()
             };
             traces.on(at(0), line);
         }
         assert_eq!(traces.open.lock().unwrap().len(), OPEN);
+    }
+
+    #[test]
+    fn the_traces_of_a_namespace_take_no_room_of_others_and_a_bounded_number_of_bytes() {
+        let (sender, _receiver) = channel(1);
+        let traces = Traces::new(sender);
+        let line = |step, secret: String, note: &str| Line {
+            step: Some(step),
+            secret: Some(secret),
+            fields: vec![("note", note.to_owned())],
+            ..Line::default()
+        };
+        traces.on(at(0), line(Stage::Due, "shop/tls".into(), ""));
+        let long = "x".repeat(LONGEST);
+        for number in 0..200 {
+            let secret = || format!("loud/{number}");
+            traces.on(at(1), line(Stage::Due, secret(), ""));
+            for _ in 0..SPANS {
+                traces.on(at(2), line(Stage::Workload, secret(), &long));
+            }
+        }
+        let open = traces.open.lock().unwrap();
+        assert!(weight(&open) <= BYTES && open.values().all(|it| it.bytes <= OF_ONE));
+        assert!(
+            open.contains_key("shop/tls"),
+            "it is older than all of the others"
+        );
+        drop(open);
+        for number in 0..2 * OPEN {
+            traces.on(at(3), line(Stage::Due, format!("loud/{number}"), ""));
+        }
+        let open = traces.open.lock().unwrap();
+        assert!(open.len() <= OPEN && open.contains_key("shop/tls"));
+    }
+
+    #[test]
+    fn a_line_of_several_secrets_is_one_of_each_without_the_names_of_the_others() {
+        struct Told(Mutex<Vec<Line>>);
+
+        impl<S: Subscriber> Layer<S> for &'static Told {
+            fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+                self.0.lock().unwrap().extend(lines(event));
+            }
+        }
+
+        static TOLD: Told = Told(Mutex::new(Vec::new()));
+        let log = tracing_subscriber::registry().with(&TOLD);
+        let secrets = &["a".to_owned(), "b".to_owned()][..];
+        let note = "x".repeat(2 * LONGEST);
+        tracing::subscriber::with_default(log, || {
+            tracing::info!(
+                namespace = "shop",
+                step = Stage::Workload.name(),
+                ?secrets,
+                note,
+                "restarted"
+            );
+        });
+        let told = TOLD.0.lock().unwrap();
+        let named: Vec<_> = told.iter().map(|line| line.secret.as_deref()).collect();
+        assert_eq!(named, [Some("shop/a"), Some("shop/b")]);
+        for line in &*told {
+            let fields: Vec<_> = line
+                .fields
+                .iter()
+                .map(|(name, it)| (*name, it.len()))
+                .collect();
+            assert_eq!(fields, [("namespace", 4), ("note", LONGEST)]);
+        }
     }
 }

@@ -23,9 +23,18 @@ const LONGEST_PROBLEMS: usize = 4 * 1_024;
 const NAMED: usize = 10;
 /// First word of the line of a Secret for which nobody has to do anything.
 const WELL: &str = "ok;";
+/// What follows it where the workloads are not restarted yet; then for what.
+const RESTART_WAITS: &str = "restart of workloads waits for";
 
 /// The line that a renewal writes; the rollout that follows writes the next one.
 pub const RENEWED: &str = "renewed; its workloads get the certificate now";
+
+/// That the restart of workloads waits, and for what, as a line says it; `None` where it says something else.
+#[must_use]
+pub fn restart_waits(line: &str) -> Option<&str> {
+    let said = line.strip_prefix(WELL)?.trim_start();
+    said.starts_with(RESTART_WAITS).then_some(said)
+}
 
 /// Whether a line is worth a write of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,11 +220,7 @@ fn healthy(facts: &Facts, now: UnixTime) -> StateLine {
     let seen = &facts.entry.observed;
     if unrolled(&facts.entry) {
         let waits = |why: &str, end: &str| {
-            StateLine::new(
-                &format!("{WELL} restart of workloads waits for {why}"),
-                end,
-                Weight::Stays,
-            )
+            StateLine::new(&format!("{WELL} {RESTART_WAITS} {why}"), end, Weight::Stays)
         };
         return match seen.window.filter(|opens| *opens > now) {
             Some(opens) => waits("the change window", &format!("; opens {}", minute(opens))),

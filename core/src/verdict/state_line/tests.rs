@@ -208,6 +208,23 @@ fn each_state_is_said_in_short_with_its_cause() {
 }
 
 #[test]
+fn for_what_a_restart_waits_is_read_from_the_line_that_says_it() {
+    let shut: Change = |it| it.entry.observed.window = Some(NOW + DAY);
+    let paused: Change = |it| it.entry.observed.rollout_blocked = true;
+    for (change, expected) in [(shut, "the change window"), (paused, "the end of a pause")] {
+        let line = said(|it| {
+            is_unrolled(it);
+            change(it);
+        });
+        let said = restart_waits(line.text()).unwrap();
+        assert!(said.contains(expected), "{said}");
+    }
+    for text in [said(|_| {}).text(), said(is_unrolled).text(), RENEWED, ""] {
+        assert_eq!(restart_waits(text), None, "{text}");
+    }
+}
+
+#[test]
 fn the_first_word_is_the_state_that_everybody_shows() {
     let index = entries::index();
     for (row, entry) in index.iter() {

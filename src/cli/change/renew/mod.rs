@@ -19,7 +19,7 @@ use cert_renew_core::secret::settings::FORCE;
 use cert_renew_core::secret::state::RolledOut;
 use cert_renew_core::text::shown;
 use cert_renew_core::time::{UnixTime, duration};
-use cert_renew_core::verdict::for_operator_in;
+use cert_renew_core::verdict::{for_operator_in, state_line};
 use clap::Parser;
 use futures::future::join_all;
 use kube::Client;
@@ -371,9 +371,8 @@ impl Progress {
 
 /// What the restart of workloads waits for, by the line of its state, if it does.
 fn waits(head: &Head) -> Option<String> {
-    let said = head.annotation(keys::STATE)?.strip_prefix("ok; ")?;
-    let waits = said.starts_with("restart of workloads waits for ");
-    waits.then(|| plain(said).into_owned())
+    let said = state_line::restart_waits(head.annotation(keys::STATE)?)?;
+    Some(plain(said).into_owned())
 }
 
 impl fmt::Display for Progress {

@@ -22,6 +22,7 @@ use crate::acme::transport::jws::AccountKey;
 use crate::acme::transport::nonce::Nonces;
 use crate::acme::transport::poll_interval::PollInterval;
 use crate::acme::transport::rate_limiter::RateLimiter;
+use crate::process::permit::Permit;
 use crate::process::write_gate::WriteGate;
 
 /// Age after which a directory is fetched again: profiles and terms change in months, URLs hardly ever.
@@ -96,6 +97,17 @@ impl RequestError<Infallible> {
 /// The permission for a request that needs none.
 pub(super) fn unasked() -> Ready<Result<(), RequestError<Infallible>>> {
     ready(Ok(()))
+}
+
+/// Waits for the permission for a request to this host, and uses it up.
+pub(super) async fn permitted<R>(
+    action: Action,
+    host: &str,
+    may: impl Future<Output = Result<Permit<()>, R>>,
+) -> Result<(), RequestError<R>> {
+    let permit = may.await.map_err(RequestError::Refused)?;
+    let late = || Error::new(action, host, Kind::TimedOut);
+    Ok(permit.spend().ok_or_else(late)?)
 }
 
 /// A handle on one issuer; clones share everything.

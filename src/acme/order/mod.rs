@@ -25,9 +25,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::acme::ari::CertId;
-use crate::acme::client::{Client, RequestError, unasked};
+use crate::acme::client::{Client, RequestError, permitted, unasked};
 use crate::acme::error::problem::Class;
-use crate::acme::error::{Action, Error, Kind, LONGEST_RETRY_AFTER};
+use crate::acme::error::{Action, Error, LONGEST_RETRY_AFTER};
 use crate::acme::order::authorization::{Authorization, Challenge};
 use crate::acme::order::chain::Preference;
 use crate::acme::transport::http::Answer;
@@ -164,12 +164,7 @@ impl Client {
         F: Future<Output = Result<Permit<()>, R>>,
     {
         let host = &*self.settings().directory;
-        let before = || async {
-            let permit = may().await.map_err(RequestError::Refused)?;
-            let late = || Error::new(Action::NewOrder, host, Kind::TimedOut);
-            permit.spend().ok_or_else(late)?;
-            Ok::<_, RequestError<R>>(())
-        };
+        let before = || permitted(Action::NewOrder, host, may());
         self.ordered(names, request, before).await
     }
 
@@ -423,6 +418,36 @@ impl Order {
     /// # Errors
     /// When the CA refuses.
     pub async fn finalize(&mut self, csr_der: &[u8]) -> Result<(), Error> {
+        let finalized = self.finalized(csr_der, unasked).await;
+        finalized.map_err(RequestError::into_error)
+    }
+
+    /// [`Self::finalize`], with a permit for each time that the request is about to be sent, as for
+    /// [`Client::new_order_if`].
+    ///
+    /// # Errors
+    /// As `may`, and as [`Self::finalize`].
+    pub async fn finalize_if<R, F>(
+        &mut self,
+        csr_der: &[u8],
+        may: impl Fn() -> F,
+    ) -> Result<(), RequestError<R>>
+    where
+        F: Future<Output = Result<Permit<()>, R>>,
+    {
+        let host = self.host.clone();
+        let before = || permitted(Action::Finalize, &host, may());
+        self.finalized(csr_der, before).await
+    }
+
+    async fn finalized<R, F>(
+        &mut self,
+        csr_der: &[u8],
+        before: impl Fn() -> F,
+    ) -> Result<(), RequestError<R>>
+    where
+        F: Future<Output = Result<(), RequestError<R>>>,
+    {
         let missing = || {
             Error::unexpected(
                 Action::Finalize,
@@ -432,22 +457,24 @@ impl Order {
         };
         let url = self.state.finalize.clone().ok_or_else(missing)?;
         let payload = json!({"csr": BASE64.encode(csr_der)}).to_string();
-        match self
+        let posted = self
             .client
-            .post(Action::Finalize, &url, payload.as_bytes())
-            .await
-        {
+            .post_after(Action::Finalize, &url, payload.as_bytes(), before);
+        match posted.await {
             Ok(answer) => {
                 self.note_retry_after(&answer);
                 self.state.follow(answer.json(Action::Finalize)?);
                 Ok(())
             }
-            Err(error) if error.is("orderNotReady") => {
+            Err(RequestError::Failed(error)) if error.is("orderNotReady") => {
                 self.refresh().await?;
                 match self.state.status {
                     OrderStatus::Processing | OrderStatus::Valid => Ok(()),
-                    OrderStatus::Invalid => Err(self.why_invalid(Action::Finalize).await),
-                    OrderStatus::Pending | OrderStatus::Ready => Err(error),
+                    OrderStatus::Invalid => {
+                        let why = self.why_invalid(Action::Finalize).await;
+                        Err(why.into())
+                    }
+                    OrderStatus::Pending | OrderStatus::Ready => Err(error.into()),
                 }
             }
             Err(error) => Err(error),

@@ -201,20 +201,17 @@ impl Renewal<'_> {
         let (issuer, url) = (&record.order.issuer, &record.order.url);
         if order.status() == OrderStatus::Ready {
             let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
-            let (permit, fresh) = match self.look(record).await? {
-                Look::Go(permit, fresh) => (permit, fresh),
-                Look::Waits(until) => return Ok(Progress::Waits(until)),
-            };
-            let ordered = record.order.profile.as_deref();
-            let fits = fresh.takes_profile(order.client(), ordered).await?
-                && fresh.awaits(&record.order, UnixTime::now());
-            if !fits || !fresh.asks_for(&new_key) {
-                return Err(Failure::Unwanted);
-            }
-            started = Instant::now();
-            let common_name = fresh.issuer.common_name;
+            let config = self.shared.config();
+            let common_name = { config.issuer(issuer) }.is_some_and(|it| it.common_name);
             let request = new_key.csr(&record.order.names, common_name)?;
-            finalize(permit, order, &request).await?;
+            started = Instant::now();
+            let client = &order.client().clone();
+            let may = move || self.may_finalize(record, client);
+            match order.finalize_if(&request, may).await {
+                Ok(()) => {}
+                Err(acme::RequestError::Refused(ended)) => return *ended,
+                Err(acme::RequestError::Failed(error)) => return Err(error.into()),
+            }
         }
         if order.status() != OrderStatus::Valid {
             order.wait_issued(Instant::now() + ISSUE).await?;
@@ -240,12 +237,32 @@ impl Renewal<'_> {
     }
 }
 
-/// Has the CA issue the certificate.
-async fn finalize(
-    permit: Permit<()>,
-    order: &mut acme::Order,
-    request: &[u8],
-) -> Result<(), Failure> {
-    permit.spend().ok_or(Failure::Outdated)?;
-    Ok(order.finalize(request).await?)
+impl Renewal<'_> {
+    /// Permission to have the CA issue the certificate: the Secret still asks for it, and for this key, and may change
+    /// now.
+    ///
+    /// # Errors
+    /// With what becomes of the order otherwise.
+    async fn may_finalize(
+        self,
+        record: &Record,
+        client: &acme::Client,
+    ) -> Result<Permit<()>, Box<Result<Progress, Failure>>> {
+        let fails = |failure: Failure| Box::new(Err::<Progress, _>(failure));
+        let (permit, fresh) = match self.look(record).await.map_err(fails)? {
+            Look::Go(permit, fresh) => (permit, fresh),
+            Look::Waits(until) => return Err(Box::new(Ok(Progress::Waits(until)))),
+        };
+        let ordered = record.order.profile.as_deref();
+        let takes = fresh.takes_profile(client, ordered).await;
+        let takes = takes.map_err(|error| fails(error.into()))?;
+        let new_key = PrivateKey::from_pem(record.key.as_bytes());
+        let new_key = new_key.map_err(|error| fails(error.into()))?;
+        let fits = takes && fresh.awaits(&record.order, UnixTime::now());
+        if fits && fresh.asks_for(&new_key) {
+            Ok(permit)
+        } else {
+            Err(fails(Failure::Unwanted))
+        }
+    }
 }

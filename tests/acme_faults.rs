@@ -302,7 +302,8 @@ async fn a_limit_is_not_asked_again_and_a_rejected_nonce_is_ten_times() -> Resul
 const APART: Duration = Duration::from_millis(250);
 
 #[tokio::test]
-async fn permission_for_an_order_is_asked_after_its_last_wait_each_time_it_is_sent() -> Result<()> {
+async fn permission_for_a_request_is_asked_after_its_last_wait_each_time_it_is_sent() -> Result<()>
+{
     let told: Arc<Mutex<Vec<(&str, Instant)>>> = Arc::default();
     let tell = {
         let told = Arc::clone(&told);
@@ -319,24 +320,36 @@ async fn permission_for_an_order_is_asked_after_its_last_wait_each_time_it_is_se
     let count = Arc::new(AtomicUsize::new(0));
     let order = {
         let tell = tell.clone();
-        move || {
+        move |headers: HeaderMap| {
             tell("order");
             let is_first = count.fetch_add(1, Ordering::SeqCst) == 0;
             async move {
                 let location = [("location", "/order")];
                 if is_first {
-                    (StatusCode::BAD_REQUEST, location, BAD_NONCE)
+                    (StatusCode::BAD_REQUEST, location, BAD_NONCE.to_owned())
                 } else {
-                    (StatusCode::CREATED, location, PENDING)
+                    let host = headers.get("host").and_then(|it| it.to_str().ok());
+                    let host = host.unwrap_or_default();
+                    let body =
+                        format!(r#"{{"status": "ready", "finalize": "http://{host}/finalize"}}"#);
+                    (StatusCode::CREATED, location, body)
                 }
             }
+        }
+    };
+    let finalize = {
+        let tell = tell.clone();
+        move || {
+            tell("finalize");
+            async { r#"{"status": "processing"}"# }
         }
     };
     let account = || async { (StatusCode::CREATED, [("location", "/account/1")], "{}") };
     let routes = Router::new()
         .route("/nonce", get(nonce))
         .route("/account", post(account))
-        .route("/order", post(order));
+        .route("/order", post(order))
+        .route("/finalize", post(finalize));
     let settings = IssuerSettings {
         rate_limiter: RateLimiter::default().per_second(1),
         ..client(routes).await?.settings().clone()
@@ -353,8 +366,7 @@ async fn permission_for_an_order_is_asked_after_its_last_wait_each_time_it_is_se
         Look::permit([&look], began, ()).ok_or("late")
     };
     let request = OrderRequest::default();
-    let made = client.new_order_if(&[], request, may).await;
-    made.map_err(|error| format!("{error:?}"))?;
+    let mut made = client.new_order_if(&[], request, may).await.unwrap();
     let (what, when) = take();
     assert_eq!(
         what,
@@ -372,5 +384,13 @@ async fn permission_for_an_order_is_asked_after_its_last_wait_each_time_it_is_se
         "{refused:?}"
     );
     assert_eq!(take().0, ["nonce"], "nothing is ordered");
+    let refused = made.finalize_if(b"request", may_not).await;
+    assert!(
+        matches!(refused, Err(RequestError::Refused("it is gone"))),
+        "{refused:?}"
+    );
+    assert_eq!(take().0, ["nonce"], "nothing is issued");
+    made.finalize_if(b"request", may).await.unwrap();
+    assert_eq!(take().0, ["nonce", "look", "finalize"]);
     Ok(())
 }

@@ -39,6 +39,11 @@ pub(crate) fn cases() -> Vec<Case> {
         ("misread-key", vec![("key-type", "rsa")], "blocked"),
         ("misread-names", vec![("names", "a b; c")], "blocked"),
         ("paused", vec![("paused", "true")], "paused"),
+        (
+            "paused-partner",
+            vec![("issuer", "external"), ("paused", "true")],
+            "paused",
+        ),
         ("misread-pause", vec![("paused", "yes")], "blocked"),
         ("warned", vec![("renew-before", "soon")], "ok"),
         ("held", vec![("renew-now", "today")], "held"),

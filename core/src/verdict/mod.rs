@@ -62,7 +62,7 @@ pub enum State {
     Due,
     /// A new one is asked for, and waits until the present one is a tenth of its lifetime old.
     Held,
-    /// The Secret says `paused`.
+    /// The Secret says `paused`, or the config pauses everything.
     Paused,
     /// None of the others.
     Ok,
@@ -108,7 +108,7 @@ impl State {
             Ok(_) if refused || is_held_up(entry) => Self::Blocked,
             Ok(_) if held => Self::Held,
             Ok(_) if due => Self::Due,
-            Ok(_) if seen.renewal.is_err_and(Never::is_pause) => Self::Paused,
+            Ok(_) if is_paused(entry) => Self::Paused,
             Ok(_) => Self::Ok,
         }
     }
@@ -160,6 +160,17 @@ fn is_held_up(entry: &Entry) -> bool {
         Ok(_) => seen.blocked != Blocks::Nothing,
         Err(Never::Paused | Never::AllPaused) => false,
         Err(_) => seen.blocked.rollout(),
+    }
+}
+
+/// Whether it is paused: of a certificate that another program renews, its rollouts are.
+fn is_paused(entry: &Entry) -> bool {
+    let seen = &entry.observed;
+    match seen.renewal {
+        // Nothing but a pause holds them up where no annotation is invalid.
+        Err(Never::External) => seen.rollout_blocked && !seen.blocked.rollout(),
+        Err(never) => never.is_pause(),
+        Ok(_) => false,
     }
 }
 

@@ -58,6 +58,9 @@ pub(super) fn reason(entry: &Entry, state: State, now: UnixTime) -> String {
         State::Blocked => blocked(entry, now),
         State::Held => held::while_young(entry.held_until(now).unwrap_or(now)),
         State::Due => format!("a new certificate is due; {}", renewal()),
+        State::Paused if entry.observed.renewal == Err(Never::External) => {
+            format!("no workload is restarted while it is paused; {}", renewal())
+        }
         State::Paused => format!("nothing is changed: {}", renewal()),
         State::Ok => healthy(entry, now),
     }
@@ -225,6 +228,8 @@ impl Commands<'_> {
             }
             State::Blocked if entry.observed.renewal.is_err() => by_renewal(),
             State::Held => Some(format!("cert-renew renew {namespace}/{name} --force")),
+            // What pauses it, its annotation or the config, is not known here.
+            State::Paused if entry.observed.renewal == Err(Never::External) => None,
             State::Ok | State::Due | State::Blocked => {
                 let keys = problems.iter().filter_map(|text| annotation_of(text));
                 keys.map(|key| self.mend(key)).next()

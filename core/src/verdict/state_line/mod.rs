@@ -182,6 +182,9 @@ pub fn line(now: UnixTime, key: &SecretRef, facts: &Facts) -> StateLine {
             )
         }
         State::RolloutFailing => stays(&error(&entry.rollout_error, "see its Events"), ""),
+        State::Paused if seen.renewal == Err(Never::External) => {
+            stays(&format!("no workload is restarted{}", ends("; ends ")), "")
+        }
         State::Paused => stays(&format!("{}{}", renewal(facts, now), ends("; ends ")), ""),
         State::Absent | State::Due if seen.renewal.is_ok() => due(facts, now, word),
         State::Absent | State::Due => stays(&renewal(facts, now), ""),

@@ -51,7 +51,7 @@ type Change = fn(&mut Facts);
 
 #[test]
 fn each_state_is_said_in_short_with_its_cause() {
-    let cases: [(Change, &str, bool); 22] = [
+    let cases: [(Change, &str, bool); 23] = [
         (
             |_| {},
             "ok; renews 2023-12-14T22:13Z by its lifetime",
@@ -145,6 +145,14 @@ fn each_state_is_said_in_short_with_its_cause() {
         (
             |it| it.entry.observed.renewal = Err(Never::AllPaused),
             "paused: the config pauses everything; ends 2024-01-13T22:13Z",
+            true,
+        ),
+        (
+            |it| {
+                it.entry.observed.renewal = Err(Never::External);
+                it.entry.observed.rollout_blocked = true;
+            },
+            "paused: no workload is restarted; ends 2024-01-13T22:13Z",
             true,
         ),
         (is_unrolled, RENEWED, false),

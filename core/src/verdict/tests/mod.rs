@@ -206,6 +206,33 @@ fn what_is_never_renewed_says_so_although_its_rollouts_wait_too() {
 }
 
 #[test]
+fn a_pause_is_told_of_what_another_program_renews_too() {
+    let of = |blocked| {
+        let (mut index, mut observed) = (Index::default(), entries::healthy());
+        (observed.renewal, observed.rollout_blocked) = (Err(Never::External), true);
+        (observed.blocked, observed.rolled_out) = (blocked, Some(RolledOut::None));
+        entries::add(&mut index, "tls", observed);
+        let (row, _) = index.iter().next().unwrap();
+        Verdict::of_row(NOW, &index, row, 0).unwrap()
+    };
+    let paused = of(Blocks::Nothing);
+    assert_eq!(
+        (paused.state, paused.rollout),
+        (State::Paused, Rollout::Waits)
+    );
+    assert_eq!(
+        &*paused.reason,
+        "no workload is restarted while it is paused; another program is to renew it (issuer: external)"
+    );
+    assert_eq!(paused.next, None);
+    assert_eq!(of(Blocks::Rollout).state, State::Blocked);
+    let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
+    let annotations = json!({"cert-renew.io/issuer": "external", "cert-renew.io/paused": "true"});
+    let alone = of_secret(now, &secret(annotations), None).unwrap();
+    assert_eq!(alone.state, State::Paused);
+}
+
+#[test]
 fn a_report_comes_back_as_it_was_written() {
     let report = Report {
         version: Some("0.1.0".into()),

@@ -3,7 +3,6 @@
 //! On a terminal, long columns are cut so that a line fits; a pipe gets complete cells.
 
 use std::borrow::Cow;
-use std::ffi::OsString;
 use std::io::{IsTerminal as _, stdout};
 
 use cert_renew_core::secret::used_by::UsedBy;
@@ -13,6 +12,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::Failure;
+use crate::telemetry::log::wants_colours;
 
 /// How it is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -113,13 +113,6 @@ pub(super) fn colour(state: &str) -> Option<&'static str> {
         known if known.is_trouble() => Some("31"),
         _ => None,
     }
-}
-
-/// Whether the environment leaves colours on: `NO_COLOR` (<https://no-color.org>) with any value turns them off, and a
-/// terminal of type `dumb` shows escape sequences as text.
-fn wants_colours(variable: impl Fn(&str) -> Option<OsString>) -> bool {
-    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-    set("NO_COLOR").is_none() && set("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
 /// The escape sequence that colours a word, if any.
@@ -300,21 +293,6 @@ mod tests {
             ("-----BEGIN PRIVATE KEY-----", "a private key (not shown)"),
         ] {
             assert_eq!(plain(text), expected);
-        }
-    }
-
-    #[test]
-    fn no_color_and_a_dumb_terminal_turn_colours_off() {
-        for (name, value, expected) in [
-            ("TERM", "xterm-256color", true),
-            ("TERM", "dumb", false),
-            ("NO_COLOR", "1", false),
-            // Set and empty counts as unset, by the convention.
-            ("NO_COLOR", "", true),
-            ("OTHER", "x", true),
-        ] {
-            let found = wants_colours(|asked| (asked == name).then(|| value.into()));
-            assert_eq!(found, expected, "{name}={value}");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Users cause many lines by what they write, so each namespace has a token bucket of lines.
 
+use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -135,6 +136,13 @@ fn filter(level: Level) -> Targets {
         .with_target("kube_runtime", LevelFilter::ERROR)
 }
 
+/// Whether the environment leaves colours on: `NO_COLOR` (<https://no-color.org>) with any value turns them off, and a
+/// terminal of type `dumb` shows escape sequences as text.
+pub(crate) fn wants_colours(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    set("NO_COLOR").is_none() && set("TERM").is_none_or(|terminal| terminal != "dumb")
+}
+
 /// Starts logging at `level`; `steps` and `traces` read the lines at every level.
 pub(crate) fn start(
     format: LogFormat,
@@ -150,7 +158,7 @@ pub(crate) fn start(
         LogFormat::Auto if !terminal => json(),
         LogFormat::Auto | LogFormat::Human => fmt::layer()
             .with_writer(std::io::stderr)
-            .with_ansi(terminal)
+            .with_ansi(terminal && wants_colours(|name| std::env::var_os(name)))
             .with_target(false)
             .boxed(),
     };
@@ -199,6 +207,21 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn no_color_and_a_dumb_terminal_turn_colours_off() {
+        for (name, value, expected) in [
+            ("TERM", "xterm-256color", true),
+            ("TERM", "dumb", false),
+            ("NO_COLOR", "1", false),
+            // Set and empty counts as unset, by the convention.
+            ("NO_COLOR", "", true),
+            ("OTHER", "x", true),
+        ] {
+            let found = wants_colours(|asked| (asked == name).then(|| value.into()));
+            assert_eq!(found, expected, "{name}={value}");
         }
     }
 

@@ -5,8 +5,8 @@ mod help;
 
 use std::env;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc::channel;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -215,15 +215,10 @@ async fn the_same_facts_are_in_every_output() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_watch_prints_what_changes() -> Result<()> {
-    let bench = Bench::shared().await?;
-    let space = Space::new(bench.client()?, "watched", "nobody").await?;
-    let external = [("issuer", "external")];
-    let fresh = pair(&["watched.example"], FRESH)?;
-    space.tls_secret("first", Some(&fresh), &external).await?;
+/// A command that keeps running, and the objects that it prints.
+fn watching(bench: &Bench, command: &[&str]) -> Result<(Child, Receiver<Value>)> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_cert-renew"))
-        .args(["status", "--watch", "-o", "json", "-n", &space.name])
+        .args(command)
         .env("KUBECONFIG", bench.kubeconfig())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -234,6 +229,58 @@ async fn a_watch_prints_what_changes() -> Result<()> {
         let rows = out.lines().map_while(|line| line.ok()).filter_map(parse);
         rows.for_each(|row| drop(sender.send(row)));
     });
+    Ok((child, lines))
+}
+
+/// Both at the first sight and when it changes.
+#[tokio::test]
+async fn a_watch_leaves_out_what_the_flags_leave_out() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "narrowed", "nobody").await?;
+    let external = [("issuer", "external")];
+    let fresh = pair(&["narrowed.example"], FRESH)?;
+    let later = Age {
+        since: 1,
+        left: 400,
+    };
+    let later = pair(&["later.example"], later)?;
+    space.tls_secret("first", Some(&fresh), &external).await?;
+    space.tls_secret("later", Some(&later), &external).await?;
+    let command = ["status", "--watch", "-o", "json", "--expiring", "365d"];
+    let command = [&command[..], &["-n", &space.name]].concat();
+    let (mut child, lines) = watching(bench, &command)?;
+    let next = || {
+        let row = lines.recv_timeout(Duration::from_secs(60));
+        row.context("no line").map(|row| row["name"].clone())
+    };
+    let check = async || {
+        ensure!(next()? == "first");
+        space.annotate("later", "rollout", "none").await?;
+        space.tls_secret("second", Some(&fresh), &external).await?;
+        let second = next()?;
+        ensure!(second == "second", "{second}");
+        // Its owner renews it for longer than is asked for.
+        space.put("first", &later).await?;
+        let row = lines.recv_timeout(Duration::from_secs(60));
+        let row = row.context("no line")?;
+        ensure!(row["name"] == "first" && row["deleted"] == true, "{row}");
+        Ok(())
+    };
+    let checked = check().await;
+    child.kill()?;
+    child.wait()?;
+    checked
+}
+
+#[tokio::test]
+async fn a_watch_prints_what_changes() -> Result<()> {
+    let bench = Bench::shared().await?;
+    let space = Space::new(bench.client()?, "watched", "nobody").await?;
+    let external = [("issuer", "external")];
+    let fresh = pair(&["watched.example"], FRESH)?;
+    space.tls_secret("first", Some(&fresh), &external).await?;
+    let command = ["status", "--watch", "-o", "json", "-n", &space.name];
+    let (mut child, lines) = watching(bench, &command)?;
     let next = || {
         lines
             .recv_timeout(Duration::from_secs(60))

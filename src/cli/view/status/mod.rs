@@ -139,16 +139,19 @@ impl Args {
 
     /// Keeps what the flags ask for, in their order.
     fn select(&self, report: &mut Report) {
-        if let Some(within) = self.expiring {
-            let until = report.as_of + within;
-            let ends = |it: &Verdict| it.not_after.is_some_and(|at| at <= until);
-            report.certificates.retain(ends);
-        }
+        let now = report.as_of;
+        report.certificates.retain(|it| self.takes(now, it));
         let by = self.sort_by;
         report
             .certificates
             .sort_by(|one, other| by.compare(one, other));
         report.matching = report.certificates.len() + report.left_out;
+    }
+
+    /// Whether a certificate ends within the time that is asked for, if one is.
+    fn takes(&self, now: UnixTime, verdict: &Verdict) -> bool {
+        let ends_within = |within| verdict.not_after.is_some_and(|at| at <= now + within);
+        self.expiring.is_none_or(ends_within)
     }
 
     /// Says that there is nothing, not on standard output: a pipe gets an empty list.
@@ -276,7 +279,7 @@ async fn follow(clients: &Clients, args: &Args, wanted: &Wanted, found: Found) -
     }
     match found.source {
         Source::Operator => by_looking(&clients.once, args, follower).await,
-        Source::Secrets(_) => by_watching(&clients.api, found, follower).await,
+        Source::Secrets(_) => by_watching(&clients.api, args, found, follower).await,
     }
 }
 
@@ -314,7 +317,12 @@ async fn by_looking(client: &Client, args: &Args, mut follower: Follower<'_>) ->
 }
 
 /// Watches the Secrets.
-async fn by_watching(client: &Client, found: Found, mut follower: Follower<'_>) -> CommandResult {
+async fn by_watching(
+    client: &Client,
+    args: &Args,
+    found: Found,
+    mut follower: Follower<'_>,
+) -> CommandResult {
     let api: Api<ThinSecret> = match &follower.wanted.namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
@@ -343,7 +351,8 @@ async fn by_watching(client: &Client, found: Found, mut follower: Follower<'_>) 
             continue;
         }
         let now = UnixTime::now();
-        match found.judge(&secret).filter(|_| !deleted) {
+        let taken = |it: &Verdict| !deleted && args.takes(now, it);
+        match found.judge(&secret).filter(taken) {
             Some(verdict) => follower.apply(now, verdict),
             None => follower.remove(now, &(namespace.into(), name.into())),
         }

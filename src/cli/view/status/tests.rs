@@ -201,6 +201,13 @@ fn the_flags_select_and_sort() {
     assert_eq!(ask(&["--expiring", "30d"]), [""; 0]);
     assert_eq!(ask(&["--expiring", "60d"]).len(), 4);
     assert!(Args::try_parse_from(["status", "--expiring", "soon"]).is_err());
+    // A watch asks the same of each Secret that changes.
+    let report = report();
+    let fine = report.certificates.iter().find(|it| *it.name == *"fine");
+    for (flags, expected) in [(vec![], true), (vec!["--expiring", "30d"], false)] {
+        let args = Args::try_parse_from([vec!["status"], flags].concat()).unwrap();
+        assert_eq!(args.takes(report.as_of, fine.unwrap()), expected);
+    }
 }
 
 fn certificate_fingerprint() -> String {

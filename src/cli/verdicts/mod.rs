@@ -369,14 +369,9 @@ impl Found {
 
     /// What the reader should know before the answer, as the first line of standard error.
     fn tell(&self, leader: &Leader, note: Option<String>, operator: &Operator) {
-        let Report {
-            as_of, left_out, ..
-        } = &self.report;
-        let nobody = leader.nobody(*as_of, operator.namespace());
-        let left_out = (*left_out > 0).then(|| {
-            format!("{left_out} certificates are left out, as there are too many: name a namespace or a Secret")
-        });
-        let all: Vec<String> = [nobody, note, left_out].into_iter().flatten().collect();
+        let nobody = leader.nobody(self.report.as_of, operator.namespace());
+        let parts = [nobody, note, left_out(&self.report)];
+        let all: Vec<String> = parts.into_iter().flatten().collect();
         if !all.is_empty() {
             say(&all.join("; "));
         }
@@ -399,6 +394,16 @@ fn leader_of(report: &Report) -> Leader {
 /// That nobody leads, by the operator's word, if so.
 pub(super) fn nobody_leads(report: &Report, operator: &Operator) -> Option<String> {
     leader_of(report).nobody(report.as_of, operator.namespace())
+}
+
+/// That the operator's answer had no room for some certificates, if so.
+pub(super) fn left_out(report: &Report) -> Option<String> {
+    let count = report.left_out;
+    (count > 0).then(|| {
+        format!(
+            "{count} certificates are left out, as there are too many: name a namespace or a Secret"
+        )
+    })
 }
 
 /// Whether the replica that leads has answered, or none leads.

@@ -24,7 +24,7 @@ use cert_renew_core::secret::settings::DEFAULT_CLASS;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::workload::RolloutMode;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::{Verdict, Why, held};
+use cert_renew_core::verdict::{Report, Verdict, Why, held};
 use clap::Parser;
 use kube::api::Api;
 use serde::Serialize;
@@ -221,17 +221,33 @@ async fn as_the_operator_says(
     if let Some(nobody) = nobody_leads(&report, &args.operator) {
         say(&nobody);
     }
+    let without = take(&report, rows);
+    if without > 0 {
+        say(&format!(
+            "the dates of {without} are without the CA's renewal information, as there are too many for one answer of the \
+             operator: name a namespace or a Secret"
+        ));
+    }
+}
+
+/// Puts what the operator says into the rows; the number of those for which its answer had no room.
+fn take(report: &Report, rows: &mut [Row]) -> usize {
     let place = |it: &Verdict| (it.namespace.to_string(), it.name.to_string());
     let verdicts = report.certificates.iter().map(|it| (place(it), it));
     let verdicts: BTreeMap<_, _> = verdicts.collect();
+    let mut without = 0;
     for row in rows {
         let SecretRef { namespace, name } = &row.secret;
         if let Some(verdict) = verdicts.get(&(namespace.to_string(), name.to_string())) {
             row.at = verdict.renews.unwrap_or(UnixTime::NEVER);
             row.why = verdict.renews_why.to_string();
             row.held = verdict.held_up(report.as_of);
+        } else {
+            without += 1;
         }
     }
+    // One that was made a moment ago may be missing from an answer that is complete.
+    without.min(report.left_out)
 }
 
 /// The printed table: the nearest renewal first.

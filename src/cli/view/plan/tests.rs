@@ -1,5 +1,60 @@
+use cert_renew_core::testing::entries::{NOW, index};
+use cert_renew_core::verdict::Leader;
+use cert_renew_core::verdict::unmanaged::Unmanaged;
+
 use super::*;
 use crate::cli::golden;
+
+/// What an operator says of these.
+pub(super) fn report(certificates: Vec<Verdict>) -> Report {
+    Report {
+        version: None,
+        class: None,
+        operator_namespace: None,
+        replica: None,
+        leader: Leader::default(),
+        as_of: NOW,
+        notices: Vec::new(),
+        unmanaged: Unmanaged::default(),
+        matching: certificates.len(),
+        left_out: 0,
+        certificates,
+    }
+}
+
+#[test]
+fn dates_for_which_the_answer_had_no_room_are_counted() {
+    let index = index();
+    let rows = index.iter().map(|(row, _)| row);
+    let verdicts: Vec<Verdict> = { rows }
+        .filter_map(|row| Verdict::of_row(NOW, &index, row, 0))
+        .collect();
+    let row = |it: &Verdict| Row {
+        at: UnixTime::NEVER,
+        secret: SecretRef::new(&*it.namespace, &*it.name),
+        why: String::new(),
+        held: None,
+        names: Vec::new(),
+        rollout: Vec::new(),
+        more: 0,
+        only_for_ca: Vec::new(),
+        left_behind: Vec::new(),
+        verify: None,
+        against: Vec::new(),
+    };
+    let mut rows: Vec<Row> = verdicts.iter().map(row).collect();
+    let answered = verdicts[2..].to_vec();
+    for (left_out, expected) in [(2, 2), (0, 0)] {
+        let report = Report {
+            left_out,
+            ..report(answered.clone())
+        };
+        assert_eq!(take(&report, &mut rows), expected);
+    }
+    let words: Vec<&str> = rows.iter().map(|row| &*row.why).collect();
+    assert_eq!(words[..2], ["", ""]);
+    assert!(words[2..].iter().all(|why| !why.is_empty()), "{words:?}");
+}
 
 #[test]
 fn the_plan_says_when_why_and_what_rolls() {

@@ -3,14 +3,14 @@
 
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::Verdict;
+use cert_renew_core::verdict::{Report, Verdict};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams};
 
 use super::{Rolled, Row};
 use crate::cli::Failure;
 use crate::cli::connection::kube_flags::{Clients, Scope};
-use crate::cli::verdicts::{Operator, Wanted, nobody_leads, say};
+use crate::cli::verdicts::{Operator, Wanted, left_out, nobody_leads, say};
 
 /// Why a workload would be restarted, as far as is known here.
 const USES_IT: &str = "used it at the last rollout";
@@ -40,18 +40,24 @@ pub(super) async fn rows(
             "{refused}; the operator could not be asked instead, {why}"
         ))
     })?;
-    let place = match &wanted.namespace {
-        Some(namespace) => format!("in namespace {namespace}"),
-        None => "in all namespaces".to_owned(),
-    };
     let nobody = nobody_leads(&report, operator);
-    let nobody = nobody.map_or_else(String::new, |it| format!("{it}; "));
-    say(&format!(
-        "{nobody}you may not list Secrets {place}: this is what the operator says, with the workloads of each last rollout"
-    ));
+    say(&note(&report, nobody, wanted.namespace.as_deref()));
     let rows = report.certificates.iter();
     let rows = rows.map(|verdict| row(report.as_of, verdict)).collect();
     Ok((rows, report.class))
+}
+
+/// What the reader should know before the plan.
+fn note(report: &Report, nobody: Option<String>, namespace: Option<&str>) -> String {
+    let place = match namespace {
+        Some(namespace) => format!("in namespace {namespace}"),
+        None => "in all namespaces".to_owned(),
+    };
+    let own = format!(
+        "you may not list Secrets {place}: this is what the operator says, with the workloads of each last rollout"
+    );
+    let parts = [nobody, Some(own), left_out(report)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn row(now: UnixTime, verdict: &Verdict) -> Row {
@@ -91,6 +97,21 @@ mod tests {
     use super::super::text;
     use super::*;
     use crate::cli::output::{Output, Screen};
+
+    #[test]
+    fn what_the_answer_has_no_room_for_is_told() {
+        let report = |left_out| Report {
+            left_out,
+            ..super::super::tests::report(Vec::new())
+        };
+        let note = |left_out| note(&report(left_out), Some("nobody leads".into()), Some("shop"));
+        let own = "nobody leads; you may not list Secrets in namespace shop: this is what the operator says, with the \
+                   workloads of each last rollout";
+        assert_eq!(note(0), own);
+        let more =
+            "; 7 certificates are left out, as there are too many: name a namespace or a Secret";
+        assert_eq!(note(7), format!("{own}{more}"));
+    }
 
     #[test]
     fn what_the_operator_says_is_a_plan() {

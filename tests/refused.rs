@@ -279,7 +279,7 @@ async fn renew_refuses_what_would_not_happen() -> Result<()> {
     let plan = [&["plan"][..], &place].concat();
     let planned = said(&run(&plan, Some(bench.kubeconfig()))?);
     ensure!(
-        planned.contains("/midway ") && !planned.contains("/opaque"),
+        planned.contains("  midway  ") && !planned.contains("  opaque  "),
         "{planned}"
     );
     // Until when it is held, while it is waited for.

@@ -305,9 +305,10 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
         said(&plan)
     );
     let never = said(&plan);
-    let never = never.lines().find(|line| line.contains("/never "));
+    let cell = |line: &str, column| line.split_whitespace().nth(column) == Some("never");
+    let never = never.lines().find(|line| cell(line, 1));
     ensure!(
-        never.is_some_and(|line| line.contains(" never ") && line.contains("NotAllowed")),
+        never.is_some_and(|line| cell(line, 2) && line.contains("NotAllowed")),
         "{}",
         said(&plan)
     );
@@ -446,7 +447,7 @@ fn is_held(plan: &str, space: &str) -> Result<()> {
     // The same instant is that of the table.
     let mut rows = plan
         .lines()
-        .filter(|line| line.starts_with(&format!("{space}/held ")));
+        .filter(|line| line.starts_with(&format!("{space} ")) && line.contains(" held "));
     ensure!(
         rows.any(|row| row.contains(&format!(" {until} "))),
         "{until}: {plan}"

@@ -294,7 +294,8 @@ fn text(
         .iter()
         .map(|row| {
             vec![
-                row.secret.to_string(),
+                row.secret.namespace.to_string(),
+                row.secret.name.to_string(),
                 when(row.at),
                 row.why.clone(),
                 list(&row.names),
@@ -303,12 +304,21 @@ fn text(
             ]
         })
         .collect();
-    let titles = ["SECRET", "RENEWS", "WHY", "NAMES", "RESTARTS", "VERIFIES"];
+    // As those of the status.
+    let titles = [
+        "NAMESPACE",
+        "NAME",
+        "RENEWS",
+        "WHY",
+        "NAMES",
+        "RESTARTS",
+        "VERIFIES",
+    ];
     let screen = match output {
         Output::Wide => screen.uncut(),
         _ => screen,
     };
-    let table = Table::new(&titles, &lines, None).fit(screen, &[3, 4]);
+    let table = Table::new(&titles, &lines, None).fit(screen, &[4, 5]);
     let lines = lines.iter().map(|cells| table.line(cells));
     let mut text = table.head() + &lines.collect::<String>();
     let words: BTreeSet<&str> = rows.iter().map(|row| &*row.why).collect();

@@ -108,10 +108,10 @@ fn the_plan_says_when_why_and_what_rolls() {
         ]
     };
     let expected = "\
-SECRET       RENEWS                WHY          NAMES           RESTARTS                                                            VERIFIES
-shop/due     now                   MissingName  due.example     deployment/a(restart: volume tls),daemonset/b(restart: volume tls)  web:443
-shop/later   2026-03-01T00:00:00Z  Lifetime     later.example   deployment/web(restart: volume tls)                                 -
-shop/paused  never                 Paused       paused.example  -                                                                   -
+NAMESPACE  NAME    RENEWS                WHY          NAMES           RESTARTS                                                            VERIFIES
+shop       due     now                   MissingName  due.example     deployment/a(restart: volume tls),daemonset/b(restart: volume tls)  web:443
+shop       later   2026-03-01T00:00:00Z  Lifetime     later.example   deployment/web(restart: volume tls)                                 -
+shop       paused  never                 Paused       paused.example  -                                                                   -
 Lifetime: by its lifetime
 MissingName: the certificate lacks a name of cert-renew.io/names
 Paused: cert-renew.io/paused is set
@@ -128,7 +128,7 @@ shop/later: only another ca.crt restarts deployment/trust
     for (line, row) in printed.lines().skip(1).zip(json.as_array().unwrap()) {
         let of = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
         let (namespace, name) = (of(&row["namespace"]), of(&row["name"]));
-        let mut facts = vec![format!("{namespace}/{name}")];
+        let mut facts = vec![namespace, name];
         facts.extend(["why", "verify"].map(|field| of(&row[field])));
         facts.push(match row["renews"].as_str() {
             Some("2026-02-01T00:00:00Z") => "now".into(),

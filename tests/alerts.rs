@@ -121,22 +121,27 @@ fn the_figures_at_the_top_of_the_dashboard_heed_the_namespace() -> Result<()> {
     Ok(())
 }
 
-/// What to type next is in the text of each alert about a Secret's renewal or rollout.
+/// What to type next is in the text of each alert about a Secret. Events alone are not enough: an API server keeps them for an
+/// hour, and most alerts last longer.
 #[test]
 fn alerts_that_ask_why_name_the_command_that_says_so() -> Result<()> {
-    for alert in [
-        "RenewalFailing",
-        "PausedByCA",
-        "RenewedNotRolledOut",
-        "RolloutIncomplete",
-    ] {
-        let rule = RULES
-            .split("- alert: CertRenew")
-            .find(|it| it.starts_with(alert));
-        let rule = rule.with_context(|| alert.to_owned())?;
-        let command = "cert-renew describe {{ $labels.namespace }}/{{ $labels.secret }}";
-        ensure!(rule.contains(command), "{alert}: {rule}");
+    let command = "cert-renew describe {{ $labels.namespace }}/{{ $labels.secret }}";
+    let mut found = 0;
+    for rule in RULES.split("- alert: CertRenew").skip(1) {
+        // What has no label of a Secret is about all of them.
+        if !rule.contains("$labels.secret") {
+            continue;
+        }
+        // It cuts annotations at 140 characters.
+        let cuts = rule.contains(" describe secret ");
+        ensure!(!cuts, "{rule}");
+        // The operator has not come to it, so that its log is to be read; and what is to be done is no question.
+        let is_known = ["RenewalOverdue", "RolloutHalted"];
+        let is_known = is_known.iter().any(|alert| rule.starts_with(alert));
+        ensure!(is_known || rule.contains(command), "{rule}");
+        found += usize::from(!is_known);
     }
+    ensure!(found >= 14, "only {found}");
     Ok(())
 }
 

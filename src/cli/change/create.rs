@@ -45,8 +45,15 @@ pub(in crate::cli) struct Args {
     /// Secret that is made; opaque for a manifest that is printed, which can be applied again and again
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     kind: Option<Kind>,
-    /// Make nothing: client asks nobody, server has the API server check it
-    #[arg(long, value_enum, default_value_t)]
+    /// Make nothing: client, which may be left out, asks nobody; server has the API server check it
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "client"
+    )]
     dry_run: DryRun,
     /// Print the Secret, as json or yaml, in place of a sentence
     #[arg(short, long, value_enum, value_name = "FORMAT")]
@@ -294,6 +301,31 @@ async fn hosts(client: &Client, namespace: &str, from: &str) -> Result<String, F
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dry_run_asks_nobody_unless_the_server_is_named() {
+        let read = |flags: &[&str]| {
+            let all = [
+                "create",
+                "shop/tls",
+                "--issuer",
+                "le",
+                "--names",
+                "a.example",
+            ];
+            let args = Args::try_parse_from(all.iter().chain(flags)).unwrap();
+            (args.dry_run, args.is_manifest())
+        };
+        for (flags, expected) in [
+            (&["--dry-run", "-o", "yaml"][..], (DryRun::Client, true)),
+            (&["--dry-run=client", "-o", "yaml"], (DryRun::Client, true)),
+            (&["-o", "json", "--dry-run=server"], (DryRun::Server, true)),
+            (&["--dry-run"], (DryRun::Client, false)),
+            (&[], (DryRun::None, false)),
+        ] {
+            assert_eq!(read(flags), expected, "{flags:?}");
+        }
+    }
 
     #[test]
     fn names_with_another_separator_are_refused_with_the_right_one() {

@@ -111,6 +111,13 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
         && !word.contains(['/', '.'])
         && is_nearly(&word, "route");
     let failure = Failure::new(&format!("reading {word}"), error);
+    if word.contains("://") {
+        return Failure(format!(
+            "{}: expected a file, and this is a URL; cert-renew check route HOST asks a host whether a CA's requests reach \
+             cert-renew",
+            shown(&word)
+        ));
+    }
     if nearly {
         return Failure(format!(
             "{}; do you mean cert-renew check route HOST?",
@@ -228,6 +235,15 @@ mod tests {
         for word in ["tls", "x", "routing", ""] {
             assert!(!is_nearly(word, "route"), "{word}");
         }
+    }
+
+    #[test]
+    fn a_url_in_place_of_a_file_is_told_what_takes_one() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let said = |word: &str| unreadable(Path::new(word), &missing).0;
+        let url = said("https://shop.example.com/");
+        assert!(url.contains("cert-renew check route HOST"), "{url}");
+        assert!(!said("tls.crt").contains("route"));
     }
 
     #[test]

@@ -108,7 +108,10 @@ fn candidates(root: &Command, words: &[&str]) -> Vec<String> {
         let values = argument.get_possible_values();
         values.iter().map(|it| it.get_name().to_owned()).collect()
     };
-    let takes_value = |argument: &&clap::Arg| argument.get_action().takes_values();
+    // The next word: where the value is a part of the word itself, that is another one.
+    let takes_value = |argument: &&clap::Arg| {
+        argument.get_action().takes_values() && !argument.is_require_equals_set()
+    };
     let all: Vec<String> = match before
         .last()
         .and_then(|word| flag(word))
@@ -177,6 +180,7 @@ mod tests {
             (&["status", "-o", "js"], "json", "yaml"),
             (&["account", ""], "rollover", "status"),
             (&["completions", ""], "kubectl", "status"),
+            (&["create", "--dry-run", "-"], "--output", "client"),
             (&["check", "r"], "route", "status"),
         ] {
             let found = candidates(&root, words);

@@ -453,7 +453,7 @@ fn cells(
         "RENEWS" => match verdict.renews {
             Some(at) if at <= now => "now".to_owned(),
             Some(at) => relative(now, at),
-            None => none(),
+            None => "never".to_owned(),
         },
         "ISSUER" if verdict.issuer.is_empty() => none(),
         "ISSUER" => plain(&verdict.issuer).into_owned(),

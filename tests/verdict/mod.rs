@@ -54,7 +54,7 @@ async fn command_page_json_metrics_and_annotation_say_the_same_of_each_secret() 
         ensure!(metrics.contains(&count), "{count}");
     }
 
-    on_the_page(&operator, &space, &expected).await?;
+    on_the_page(&operator, &space, (&report, &expected)).await?;
     on_the_secrets(&space, &expected).await?;
 
     // The command, as somebody who may read no Secret.
@@ -170,12 +170,16 @@ fn in_words(state: &str) -> &str {
     }
 }
 
-/// Each Secret has its row on the status page, with the state in words, and a page of its own, with the same.
+/// Each Secret has its row on the status page, with the state in words, and a page of its own, with the same and the reason
+/// of the JSON.
 async fn on_the_page(
     operator: &Operator<'_>,
     space: &Space,
-    expected: &BTreeMap<String, String>,
+    (report, expected): (&Value, &BTreeMap<String, String>),
 ) -> Result<()> {
+    let rows = report["certificates"].as_array().into_iter().flatten();
+    let reason = |row: &Value| Some((row["name"].as_str()?.to_owned(), row["reason"].clone()));
+    let reasons: BTreeMap<String, Value> = rows.filter_map(reason).collect();
     let namespace = &space.name;
     let page = operator.ask(&format!("/?namespace={namespace}")).await?;
     for (name, state) in expected {
@@ -189,7 +193,10 @@ async fn on_the_page(
         );
         let own = format!("/?namespace={namespace}&name={name}");
         let own = operator.ask(&own).await?;
-        ensure!(own.contains(words), "{name}, {state}: {own}");
+        let reason = reasons.get(name).and_then(Value::as_str);
+        let reason = reason.with_context(|| format!("{name} has no reason"))?;
+        let told = format!("<strong>{words}</strong>: {reason}.");
+        ensure!(own.contains(&told), "{name}: {told}: {own}");
     }
     Ok(())
 }

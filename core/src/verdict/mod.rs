@@ -363,7 +363,13 @@ impl Verdict {
         let shown = beside.shown;
         let (names, more_names) = shown.map_or((Vec::new(), 0), |it| assess::unlisted(&it.names));
         let problems = problems(entry, beside);
+        let rollout = Rollout::of(entry, now);
         let used_by: Option<UsedBy> = shown.and_then(|it| it.used_by.as_deref()?.parse().ok());
+        let used_by = used_by.map(|it| UsedBy {
+            // What pods were asked at the end of the rollout before says nothing of this certificate.
+            proven: it.proven.filter(|_| rollout == Rollout::Done),
+            ..it
+        });
         let declared = shown.and_then(|it| it.declared.as_deref());
         let next = reason::Commands { key, declared };
         let next_try = match state {
@@ -393,7 +399,7 @@ impl Verdict {
             not_after: leaf.map(|leaf| leaf.not_after),
             renews: renews(entry, now),
             renews_why: Why::of(seen.due(), seen.heed, seen.blocked).as_str().into(),
-            rollout: Rollout::of(entry, now),
+            rollout,
             served_until: match served {
                 Some(RolledOut::Leaf { not_after, .. }) => Some(not_after),
                 _ => None,

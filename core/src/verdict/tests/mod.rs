@@ -232,6 +232,29 @@ fn a_pause_is_told_of_what_another_program_renews_too() {
     assert_eq!(alone.state, State::Paused);
 }
 
+/// One place said that two of three pods serve the new certificate while they were still restarted for it.
+#[test]
+fn what_pods_were_seen_to_serve_is_told_of_their_certificate_alone() {
+    let of = |rolled_out| {
+        let (mut index, mut observed) = (Index::default(), entries::healthy());
+        if let Some(record) = rolled_out {
+            observed.rolled_out = Some(record);
+        }
+        let key = entries::add(&mut index, "tls", observed);
+        let shown = Shown {
+            used_by: Some("2023-11-14T22:13:20Z deployment/web web:443=2/3".into()),
+            ..Shown::default()
+        };
+        index.show(&key, shown);
+        let (row, _) = index.iter().next().unwrap();
+        let used_by = Verdict::of_row(NOW, &index, row, 0).unwrap().used_by;
+        used_by.unwrap()
+    };
+    assert_eq!(of(None).proven.map(|it| it.served), Some(2));
+    let pending = of(Some(RolledOut::None));
+    assert_eq!((pending.proven, pending.workloads.len()), (None, 1));
+}
+
 #[test]
 fn a_report_comes_back_as_it_was_written() {
     let report = Report {

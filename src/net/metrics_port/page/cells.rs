@@ -2,7 +2,7 @@
 
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::relative;
-use cert_renew_core::verdict::{Rollout, State, Verdict};
+use cert_renew_core::verdict::{State, Verdict};
 use maud::{Markup, html};
 
 use super::words::{Shown, count, day, minute};
@@ -29,9 +29,7 @@ pub(super) fn instant(now: UnixTime, at: UnixTime) -> Markup {
 /// The workloads that use the certificate, and what they serve.
 pub(super) fn workloads(row: &Verdict) -> Markup {
     let used_by = row.used_by.as_ref();
-    // The verification was of the certificate of that time.
     let proven = used_by.and_then(|it| it.proven.as_ref());
-    let proven = proven.filter(|_| row.rollout == Rollout::Done);
     html! {
         @if let Some(used_by) = used_by {
             small { (Shown(&used_by.in_words())) } small { "as of " (day(used_by.at)) }

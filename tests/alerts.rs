@@ -28,6 +28,13 @@ fn rules_fire_when_they_should_and_not_otherwise() -> Result<()> {
     Ok(())
 }
 
+/// They share one Alertmanager with everybody's.
+#[test]
+fn every_alert_has_the_prefix() {
+    let mut names = alerts().into_iter();
+    assert!(names.all(|alert| alert.starts_with("CertRenew")));
+}
+
 #[test]
 fn every_alert_is_tested() {
     let tests = include_str!("../deploy/alerts_test.yaml");

@@ -5,6 +5,7 @@
 //! and the operator is not asked. Who may not list Secrets gets what the operator says. `--preflight` looks for obstacles
 //! to each renewal.
 
+mod dates;
 mod obstacles;
 mod told;
 
@@ -24,11 +25,12 @@ use cert_renew_core::secret::settings::DEFAULT_CLASS;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::workload::RolloutMode;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::{Report, Verdict, Why, held};
+use cert_renew_core::verdict::Why;
 use clap::Parser;
 use kube::api::Api;
 use serde::Serialize;
 
+use self::dates::{due, take};
 use self::obstacles::Looker;
 use crate::cli::connection::kube_flags::Scope;
 use crate::cli::connection::operator::Leader;
@@ -228,26 +230,6 @@ async fn as_the_operator_says(
              operator: name a namespace or a Secret"
         ));
     }
-}
-
-/// Puts what the operator says into the rows; the number of those for which its answer had no room.
-fn take(report: &Report, rows: &mut [Row]) -> usize {
-    let place = |it: &Verdict| (it.namespace.to_string(), it.name.to_string());
-    let verdicts = report.certificates.iter().map(|it| (place(it), it));
-    let verdicts: BTreeMap<_, _> = verdicts.collect();
-    let mut without = 0;
-    for row in rows {
-        let SecretRef { namespace, name } = &row.secret;
-        if let Some(verdict) = verdicts.get(&(namespace.to_string(), name.to_string())) {
-            row.at = verdict.renews.unwrap_or(UnixTime::NEVER);
-            row.why = verdict.renews_why.to_string();
-            row.held = verdict.held_up(report.as_of);
-        } else {
-            without += 1;
-        }
-    }
-    // One that was made a moment ago may be missing from an answer that is complete.
-    without.min(report.left_out)
 }
 
 /// The printed table: the nearest renewal first.
@@ -461,6 +443,7 @@ async fn rows(
         users: BTreeMap::new(),
         looker: Looker::new(client, args.operator.namespace(), config),
         looks: args.preflight,
+        of_file: args.config.is_some(),
     };
     let now = UnixTime::now();
     let mut rows = Vec::new();
@@ -486,6 +469,8 @@ struct Planner<'a> {
     looker: Looker<'a>,
     /// Whether it looks for what speaks against each.
     looks: bool,
+    /// Whether the config is that of a file, which is not in force.
+    of_file: bool,
 }
 
 impl Planner<'_> {
@@ -495,6 +480,7 @@ impl Planner<'_> {
             users,
             looker,
             looks,
+            of_file,
         } = self;
         let config = looker.config;
         let key = SecretRef {
@@ -507,12 +493,8 @@ impl Planner<'_> {
         let Some(assessment) = assessment.filter(|_| unseen.is_none()) else {
             return Ok(None);
         };
-        let later = assessment.opens.max(assessment.held_until);
-        let at = match assessment.renewal {
-            Ok(due) => due.at.max(later.unwrap_or_default()),
-            Err(_) => UnixTime::NEVER,
-        };
-        let why = Why::of(assessment.renewal, assessment.heed, assessment.blocked);
+        let in_force = (!*of_file).then_some(config);
+        let (at, why, held) = due(now, secret, &assessment, in_force);
         let namespace = key.namespace.to_string();
         if !users.contains_key(&namespace) {
             let listed = Users::list(&looker.kube, &namespace).await?;
@@ -529,8 +511,8 @@ impl Planner<'_> {
         Ok(Some(Row {
             against,
             at,
-            why: why.as_str().into(),
-            held: held::of_assessment(now, &assessment),
+            why,
+            held,
             names: assessment.names.iter().map(ToString::to_string).collect(),
             rollout: steps.iter().map(Rolled::of).collect(),
             more: 0,

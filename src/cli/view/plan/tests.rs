@@ -1,6 +1,6 @@
 use cert_renew_core::testing::entries::{NOW, index};
-use cert_renew_core::verdict::Leader;
 use cert_renew_core::verdict::unmanaged::Unmanaged;
+use cert_renew_core::verdict::{self, Leader, Report, Verdict};
 
 use super::*;
 use crate::cli::golden;
@@ -54,6 +54,42 @@ fn dates_for_which_the_answer_had_no_room_are_counted() {
     let words: Vec<&str> = rows.iter().map(|row| &*row.why).collect();
     assert_eq!(words[..2], ["", ""]);
     assert!(words[2..].iter().all(|why| !why.is_empty()), "{words:?}");
+}
+
+#[test]
+fn without_an_operator_a_plan_has_the_next_try_as_the_status_has() {
+    use base64::Engine as _;
+    let config = "issuers: {le: {directory: 'https://ca.example/', allow: [{namespaces: [shop], \
+                  names: ['**.example.com', 'example.com', '0.0.0.0/0', '::/0']}]}}";
+    let config = Config::parse(config).unwrap();
+    let pem = include_bytes!("../../../../testdata/certificates/good.pem");
+    let certificate = base64::prelude::BASE64_STANDARD.encode(pem);
+    let annotations = serde_json::json!({
+        "cert-renew.io/issuer": "le",
+        "cert-renew.io/renew-now": "today",
+        "state.cert-renew.io/last-error": "no way",
+        "state.cert-renew.io/retry-at": "2026-02-01T00:10:00Z",
+    });
+    let metadata =
+        serde_json::json!({"namespace": "shop", "name": "tls", "annotations": annotations});
+    let text = format!(
+        r#"{{"metadata": {metadata}, "type": "kubernetes.io/tls", "data": {{"tls.crt": "{certificate}"}}}}"#
+    );
+    let secret: ThinSecret = serde_json::from_str(&text).unwrap();
+    let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
+    let key = SecretRef::new("shop", "tls");
+    let assessment = assess::of_thin(now, &key, &secret, &config).unwrap();
+    let status = verdict::of_secret(now, &secret, Some(&config)).unwrap();
+    let (at, why, held) = due(now, &secret, &assessment, Some(&config));
+    assert_eq!((Some(at), &*why), (status.renews, &*status.renews_why));
+    let next = "the next try is at 2026-02-01T00:10:00Z: no way";
+    assert_eq!(held.as_deref(), Some(next));
+    // What would be with another file is another thing.
+    let (at, why, held) = due(now, &secret, &assessment, None);
+    assert!(
+        at <= now && why == "RenewNow" && held.is_none(),
+        "{at} {why} {held:?}"
+    );
 }
 
 #[test]

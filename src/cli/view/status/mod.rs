@@ -91,8 +91,7 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
         let mut wanted = wanted.await?;
         wanted.shown = args.shown();
         let mut found = Found::of(&clients, &args.operator, &wanted).await?;
-        let one = args.names.len() == 1 && args.output == Output::Table;
-        if one && !args.watch && !args.no_headers {
+        if args.is_of_one() {
             return describe::show(client, &found, &wanted).await;
         }
         found.tell_unmanaged(&wanted);
@@ -117,6 +116,13 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
 }
 
 impl Args {
+    /// Whether it is shown on one screen: nothing but its name is asked for.
+    fn is_of_one(&self) -> bool {
+        let is_narrowed = self.expiring.is_some() || self.selector.is_some();
+        let is_a_table = self.watch || self.no_headers || self.output != Output::Table;
+        self.names.len() == 1 && !is_narrowed && !is_a_table
+    }
+
     /// What the operator should know of what is shown.
     fn shown(&self) -> Shown {
         let of_one = self.names.len() == 1;

@@ -210,6 +210,26 @@ fn the_flags_select_and_sort() {
     }
 }
 
+#[test]
+fn a_single_name_is_a_screen_unless_a_flag_asks_for_more() {
+    let is_of_one = |flags: &[&str]| {
+        let args = ["status", "shop/tls"].into_iter();
+        let args = args.chain(flags.iter().copied());
+        Args::try_parse_from(args).unwrap().is_of_one()
+    };
+    assert!(is_of_one(&[]));
+    for flags in [
+        &["--expiring", "30d"][..],
+        &["-l", "a=b"],
+        &["--watch"],
+        &["--no-headers"],
+        &["-o", "wide"],
+        &["shop/other"],
+    ] {
+        assert!(!is_of_one(flags), "{flags:?}");
+    }
+}
+
 fn certificate_fingerprint() -> String {
     let path = format!(
         "{}/testdata/certificates/good.pem",

@@ -152,10 +152,18 @@ pub(in crate::cli) fn man(args: &Man) -> CommandResult {
         })?;
     }
     let mut out = Vec::new();
-    clap_mangen::Man::new(page.clone())
+    clap_mangen::Man::new(with_usage(page))
         .render(&mut out)
         .map_err(|error| Failure::new("rendering the page", &error))?;
     print(&out)
+}
+
+/// A command with the usage that its help has: the generator's own lists all flags, without their values.
+fn with_usage(page: &Command) -> Command {
+    let mut page = page.clone();
+    let usage = page.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage:").trim_start().to_owned();
+    page.override_usage(usage)
 }
 
 fn print(text: &[u8]) -> CommandResult {
@@ -168,6 +176,24 @@ fn print(text: &[u8]) -> CommandResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usage_of_a_page_is_that_of_the_help() {
+        let mut root = Cli::command();
+        root.build();
+        let status = with_usage(root.find_subcommand("status").unwrap());
+        let usage = status.get_overridden_usage().unwrap().to_string();
+        assert!(usage.starts_with("cert-renew status [OPTIONS]"), "{usage}");
+        let mut page = Vec::new();
+        clap_mangen::Man::new(status).render(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        let mut sections = page.split(".SH ");
+        let synopsis = sections.find(|it| it.starts_with("SYNOPSIS")).unwrap();
+        assert!(
+            synopsis.contains("[OPTIONS]") && !synopsis.contains("output"),
+            "{synopsis}"
+        );
+    }
 
     #[test]
     fn kubectl_gets_commands_flags_and_values() {

@@ -81,16 +81,16 @@ async fn a_pause_in_the_config_stops_everything_and_ends_with_it() -> Result<()>
     let names = pair(&["sound.stopped.example"], FRESH)?;
     let ours = [("issuer", "pebble")];
     space.tls_secret("sound", Some(&names), &ours).await?;
-    let state = async |begins: &str| {
-        eventually(SOON, &format!("its state is {begins}"), async || {
-            let sound = space.secrets().get("sound").await?;
-            let line = annotation(&sound, "state.cert-renew.io/state").unwrap_or_default();
+    let state = async |name: &str, begins: &str| {
+        eventually(SOON, &format!("{name} says {begins}"), async || {
+            let secret = space.secrets().get(name).await?;
+            let line = annotation(&secret, "state.cert-renew.io/state").unwrap_or_default();
             ensure!(line.starts_with(begins), "{line}");
             Ok(())
         })
         .await
     };
-    state("ok; renews 20").await?;
+    state("sound", "ok; renews 20").await?;
 
     operator.configure(&format!("{}paused: true\n", options().config))?;
     in_force(&operator, 1).await?;
@@ -117,14 +117,15 @@ async fn a_pause_in_the_config_stops_everything_and_ends_with_it() -> Result<()>
     })
     .await?;
     // What stands on a Secret says by whom it is paused.
-    state("paused: the config pauses everything").await?;
+    state("sound", "paused: the config pauses everything").await?;
+    state("outside", "paused: no workload is restarted; ends 20").await?;
     let ordered = operator.log()?.contains("\"message\":\"ordered\"");
     ensure!(!ordered, "an order was made");
 
     operator.configure(&options().config)?;
     renewed(&space, "due", &old.certificate).await?;
     rolled_out(&space, "outside").await?;
-    state("ok; renews 20").await?;
+    state("sound", "ok; renews 20").await?;
     assert_eq!(space.generation("Deployment", "web").await?, 2);
     assert_eq!(series(&operator, "cert_renew_paused").await?, "0");
     Ok(())

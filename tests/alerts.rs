@@ -111,6 +111,25 @@ fn rules_and_dashboard_keep_the_label_of_the_cluster() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn every_panel_heeds_the_cluster_and_the_job_that_are_chosen() -> Result<()> {
+    let dashboard: Value = serde_json::from_str(DASHBOARD)?;
+    let panels = dashboard["panels"].as_array().context("no panels")?;
+    let targets = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut queries = 0;
+    for target in targets {
+        let query = target["expr"].as_str().context("no query")?;
+        for variable in ["$cluster", "$job"] {
+            ensure!(query.contains(variable), "{variable}: {query}");
+        }
+        queries += 1;
+    }
+    ensure!(queries > 40, "only {queries} queries");
+    Ok(())
+}
+
 /// The figures at the top are those of the namespace that is chosen.
 #[test]
 fn the_figures_at_the_top_of_the_dashboard_heed_the_namespace() -> Result<()> {

@@ -28,7 +28,7 @@ const MIDWAY: Age = Age {
 const EXPECTED: [(&str, &str); 11] = [
     ("", " shop-tls "),
     ("", "Renews:"),
-    ("", "shop-tls: "),
+    ("", "and the workloads have it"),
     ("", "edited"),
     ("", "deployment/web(restart"),
     ("", "**.example"),

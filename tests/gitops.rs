@@ -220,6 +220,7 @@ fn a_chart_without_a_part_says_so() -> Result<()> {
             path.starts_with("manifests")
                 || path.starts_with("config.yaml")
                 || path.starts_with("dashboard.json")
+                || path.starts_with("manifests.sha256")
                 || path.parent() == Some(Path::new("templates"))
                     && path.extension().is_some_and(|it| it == "yaml")
         })
@@ -241,6 +242,13 @@ fn a_chart_without_a_part_says_so() -> Result<()> {
             fs::write(&place, "../../rbac/role.yaml")?;
             without(&scratch, missing)?;
             fs::write(&place, "kind: Role\nmetadata: {name")?;
+            without(&scratch, missing)?;
+            // Cut off where an object ends, or a line.
+            let whole = fs::read_to_string(source.join(missing))?;
+            let cut = whole.rsplit_once("\n---\n");
+            let cut = cut.or_else(|| whole.trim_end().rsplit_once('\n'));
+            let (kept, _) = cut.context("one line")?;
+            fs::write(&place, format!("{kept}\n"))?;
             without(&scratch, missing)?;
         }
     }

@@ -11,17 +11,25 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- if eq .root.Release.Namespace "cert-renew" }}{{ .name }}{{ else }}{{ .name }}-{{ .root.Release.Namespace }}{{ end }}
 {{- end }}
 
-{{/* All objects of a file, which must be there and hold objects: a chart that came without a part, or with something else in its
-     place, would install the others in silence. */}}
+{{/* The text of a file, which must be there and whole: a chart that came without a part, with half of one, or with something
+     else in its place, would install the others in silence. Line ends may be those of Windows. */}}
+{{- define "cert-renew.text" -}}
+{{- $sums := .root.Files.Get "manifests.sha256" }}
+{{- if not $sums }}{{ fail "the chart is incomplete: manifests.sha256 is missing" }}{{ end }}
+{{- $text := .root.Files.Get .path }}
+{{- if not $text }}{{ fail (printf "the chart is incomplete: %s is missing" .path) }}{{ end }}
+{{- $text = replace "\r\n" "\n" $text }}
+{{- if not (contains (printf "%s  %s\n" (sha256sum $text) .path) (replace "\r\n" "\n" $sums)) }}
+{{- fail (printf "the chart is incomplete: %s is cut off or changed: manifests.sha256 has another digest of it (make chart renews both)" .path) }}
+{{- end }}
+{{- $text }}
+{{- end }}
+
+{{/* All objects of a file. */}}
 {{- define "cert-renew.file" -}}
 {{- $root := .root }}
-{{- $path := .path }}
-{{- $text := $root.Files.Get $path }}
-{{- if not $text }}{{ fail (printf "the chart is incomplete: %s is missing" $path) }}{{ end }}
-{{- range splitList "\n---\n" $text }}
-{{- $object := fromYaml . }}
-{{- if not $object.kind }}{{ fail (printf "the chart is incomplete: %s has something else than objects: %s" $path (get $object "Error")) }}{{ end }}
-{{- include "cert-renew.object" (dict "root" $root "object" $object) }}
+{{- range splitList "\n---\n" (include "cert-renew.text" .) }}
+{{- include "cert-renew.object" (dict "root" $root "object" (fromYaml .)) }}
 {{- end }}
 {{- end }}
 

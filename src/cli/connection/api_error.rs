@@ -12,6 +12,12 @@ use crate::cluster::{self, Unreachable};
 const NO_KUBECONFIG: &str = "no kubeconfig: neither --kubeconfig, nor $KUBECONFIG, nor ~/.kube/config, nor the account of \
                              a pod says where the API server is";
 
+/// Whether the API server refused it for want of a right. A proxy on the way there answers 403 too, but not with a Status that
+/// says `Forbidden`.
+pub(in crate::cli) fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403 && status.reason == "Forbidden")
+}
+
 /// What kubectl would print for this error, if the API server or the way to it is the cause.
 pub(in crate::cli) fn in_kubectls_words(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
@@ -161,6 +167,16 @@ mod tests {
         ] {
             assert_eq!(in_kubectls_words(&error).as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn only_the_api_servers_own_refusal_is_a_missing_right() {
+        let refused = status(403, "Forbidden", "secrets is forbidden");
+        assert!(is_forbidden(&refused));
+        // As kube gives an answer that is no Status.
+        let page = status(403, "Failed to parse error data", "<html>blocked</html>");
+        assert!(!is_forbidden(&page));
+        assert!(!is_forbidden(&status(404, "NotFound", "")));
     }
 
     #[test]

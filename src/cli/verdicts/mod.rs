@@ -32,6 +32,7 @@ use zeroize::Zeroizing;
 
 use super::Failure;
 use super::output::plain;
+use crate::cli::connection::api_error::is_forbidden;
 use crate::cli::connection::cluster_config;
 use crate::cli::connection::kube_flags::{Clients, OperatorNamespace, Scope};
 use crate::cli::connection::operator::Leader;
@@ -532,7 +533,7 @@ impl Operator {
             kube::Error::Api(status) if status.message.starts_with(CLOSED) => {
                 format!("as it answered: {}", plain(status.message.trim()))
             }
-            kube::Error::Api(status) if status.code == 403 => format!(
+            error if is_forbidden(error) => format!(
                 "as you may not get services/proxy {service} in {namespace} (rbac/addons/viewer.yaml has the role)"
             ),
             kube::Error::Api(status) if status.code == 404 && status.reason == "NotFound" => {

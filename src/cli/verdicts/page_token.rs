@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::cli::Failure;
+use crate::cli::connection::api_error::is_forbidden;
 use crate::cli::output::plain;
 use crate::net::metrics_port::access::AUDIENCE;
 
@@ -70,7 +71,7 @@ impl PageToken {
 fn why_not(error: &kube::Error, namespace: &str) -> String {
     let closed = "as it shows its page to viewers only, and";
     match error {
-        kube::Error::Api(status) if status.code == 403 => format!(
+        error if is_forbidden(error) => format!(
             "{closed} you may not create serviceaccounts/token {ACCOUNT} in {namespace} (rbac/addons/viewer.yaml has the role)"
         ),
         kube::Error::Api(status) if status.code == 404 => format!(

@@ -1,4 +1,5 @@
 use cert_renew_core::testing::entries::{NOW, index};
+use clap::Parser as _;
 
 use super::*;
 
@@ -139,4 +140,32 @@ fn each_reason_why_a_secret_is_not_there_is_named() {
     ] {
         assert!(said.contains(reason), "{reason}: {said}");
     }
+}
+
+/// Only the API server knows of rights; a proxy before it may refuse for reasons of its own.
+#[test]
+fn a_refusal_of_a_proxy_is_no_missing_right() {
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        operator: Operator,
+    }
+    let Flags { operator } = Flags::parse_from(["cert-renew"]);
+    let why = |reason: &str, message: &str| {
+        let status = kube::core::Status {
+            code: 403,
+            reason: reason.into(),
+            message: message.into(),
+            ..kube::core::Status::default()
+        };
+        operator.why_not(&kube::Error::Api(Box::new(status)))
+    };
+    let refused = why(
+        "Forbidden",
+        "services is forbidden: User \"joe\" cannot get",
+    );
+    assert!(refused.starts_with("as you may not get services/proxy"));
+    // As kube gives an answer that is no Status.
+    let blocked = why("Failed to parse error data", "blocked by policy\n");
+    assert_eq!(blocked, "as it answered 403: blocked by policy");
 }

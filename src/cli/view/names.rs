@@ -10,6 +10,7 @@ use kube::Client;
 use kube::api::Api;
 use serde::Serialize;
 
+use crate::cli::connection::api_error::is_forbidden;
 use crate::cli::connection::cluster_config::ConfigFlags;
 use crate::cli::connection::kube_flags::NamespaceFlags;
 use crate::cli::output::{Output, Screen, Table};
@@ -85,7 +86,7 @@ pub(in crate::cli) async fn labels(
     let api: Api<Namespace> = Api::all(client.clone());
     match api.get_metadata(namespace).await {
         Ok(found) => Ok(Some(found.metadata.labels.unwrap_or_default())),
-        Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+        Err(error) if is_forbidden(&error) => Ok(None),
         Err(error) => Err(Failure::new(
             &format!("reading namespace {namespace}"),
             &error,

@@ -9,6 +9,7 @@ use kube::api::{Api, ListParams};
 
 use super::{Rolled, Row};
 use crate::cli::Failure;
+use crate::cli::connection::api_error::is_forbidden;
 use crate::cli::connection::kube_flags::{Clients, Scope};
 use crate::cli::verdicts::{Operator, Wanted, left_out, nobody_leads, say};
 
@@ -20,7 +21,7 @@ pub(super) async fn refusal(clients: &Clients, scope: &Scope) -> Option<kube::Er
     let api: Api<Secret> = scope.api(&clients.api);
     let listed = api.list_metadata(&ListParams::default().limit(1)).await;
     let error = listed.err()?;
-    matches!(&error, kube::Error::Api(status) if status.code == 403).then_some(error)
+    is_forbidden(&error).then_some(error)
 }
 
 /// The plan by the operator's word, said in the first line of standard error; and its class.

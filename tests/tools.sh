@@ -13,6 +13,8 @@ mdbook=0.5.4
 auditable=0.7.7
 moto=5.2.1
 certifi=2026.10.19.post1
+# Inside of the kubectl that tests/control-plane builds; a test compares.
+kustomize=5.8.1
 cache=${CERT_RENEW_BENCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cert-renew}/tools
 
 say() { echo "tools: $*" >&2; }
@@ -105,6 +107,20 @@ get_helm() {
     CGO_ENABLED=0 GOFLAGS=-trimpath GOBIN="$into/unfinished" go install -ldflags "-s -w" "helm.sh/helm/v4/cmd/helm@v$helm" >&2
     mv "$into/unfinished/helm" "$into/helm"
     rmdir "$into/unfinished"
+}
+
+# From the module that the test bench builds its own from.
+get_kubectl() {
+    into=$1
+    module=$(dirname "$0")/control-plane
+    if ! [ -f "$module/go.mod" ]; then
+        say "no kubectl here has kustomize $kustomize, and there is no $module to build one from"
+        exit 1
+    fi
+    say "building kubectl from $module: a minute or two"
+    mkdir -p "$into"
+    (cd "$module" && CGO_ENABLED=0 GOWORK=off go build -mod=readonly -trimpath -ldflags "-s -w" -o "$into/unfinished" k8s.io/kubernetes/cmd/kubectl) >&2
+    mv "$into/unfinished" "$into/kubectl"
 }
 
 # With the C compiler and the linker that it needs for any target.
@@ -239,17 +255,16 @@ node)
     [ -d "$tool" ] || from_debian "$tool" lib containerd runc containernetworking-plugins nftables nginx
     ;;
 kubectl)
-    # The one of the test bench, which builds it.
-    if tool=$(command -v kubectl); then
-        echo "$tool"
-        exit
-    fi
+    # The one of the test bench: what another one makes of a kustomization may differ in order and quotes.
     # shellcheck disable=SC2012 # The names are ours; the newest first.
-    tool=$(ls -t "${cache%/tools}"/control-plane-*/kubectl 2>/dev/null | head -n 1)
-    if [ -z "$tool" ]; then
-        say "kubectl is missing: install it, or let make control-plane build it"
-        exit 1
-    fi
+    for tool in "$(command -v kubectl || true)" "$(ls -t "${cache%/tools}"/control-plane-*/kubectl 2>/dev/null | head -n 1)" \
+        "$cache/kubectl-$kustomize/kubectl"; do
+        if [ -x "$tool" ] && "$tool" version --client 2>/dev/null | grep -qx "Kustomize Version: v$kustomize"; then
+            echo "$tool"
+            exit
+        fi
+    done
+    get_kubectl "$cache/kubectl-$kustomize"
     ;;
 helm)
     tool=$cache/helm-$helm/helm

@@ -186,7 +186,7 @@ impl Metrics {
             watch_up: gauge(
                 into,
                 "cert_renew_watch_up",
-                "1 while every watch on Secrets is connected or caught up, but for namespaces that are passed over",
+                "1 while every watch on Secrets is connected or caught up, except for namespaces that are passed over",
             )?,
             watch_restarts: registered(
                 into,

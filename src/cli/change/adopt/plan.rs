@@ -201,7 +201,7 @@ pub(super) fn annotations(
             (None, Some(place)) if place.name == *secret_name => place.key.clone(),
             _ => {
                 return Err(format!(
-                    "the password of its PKCS#12 keystore has to stand in the Secret itself: put it into {secret_name}"
+                    "the password of its PKCS#12 keystore must be in the Secret itself: put it into {secret_name}"
                 ));
             }
         };

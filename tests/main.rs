@@ -36,6 +36,7 @@ mod faults;
 mod first_sight;
 mod fleet;
 mod fresh_look;
+mod front_door;
 mod gitops;
 mod helm_test;
 mod hostile;

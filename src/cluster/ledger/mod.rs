@@ -361,7 +361,7 @@ impl State {
         tracing::warn!(
             namespace,
             entries = ids.len(),
-            "the ledger is full: the oldest entries of the namespace that fills it are forgotten, and with them how often \
+            "the failure history is full: the oldest entries of the namespace that fills it are forgotten, and with them how often \
              its renewals have failed"
         );
         for id in ids {

@@ -1,0 +1,536 @@
+//! What somebody meets first: the README has its parts in an order that readers know, pages and messages say it in ordinary
+//! words, names of tests are for developers, and two pages say what one ingress controller each asks for.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use cert_renew::cli::Cli;
+use cert_renew_core::config::{Challenge, Config, PathType, Route};
+use cert_renew_core::text::name::Name;
+use clap::CommandFactory as _;
+use serde_json::{Value, json};
+use test_bench::{Context as _, Result, ensure};
+
+use crate::command::said;
+use crate::documents::{blocks, documents, files};
+use crate::gitops::Scratch;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const README: &str = include_str!("../README.md");
+
+/// The README's parts, after its first line and its picture.
+const PARTS: [&str; 7] = [
+    "Quick start",
+    "Install",
+    "Documents",
+    "What it never does",
+    "How it compares",
+    "Status and support",
+    "Licence",
+];
+/// A screen and a half of a page, as a reader of a repository sees it.
+const MOST_LINES: usize = 100;
+const MOST_WORDS: usize = 750;
+
+/// What each part of the README must say.
+const SAID: [(&str, &str); 18] = [
+    ("Quick start", "make demo"),
+    ("Quick start", "KEEP=1"),
+    ("Quick start", "KUBEBUILDER_ASSETS"),
+    ("Quick start", "minutes on two cores"),
+    ("Quick start", "](docs/start/first-certificate.md)"),
+    ("Install", "](docs/install.md"),
+    ("Install", "](docs/start/quick-start.md)"),
+    ("Install", "helm install cert-renew"),
+    ("Documents", "](docs/README.md)"),
+    ("Documents", "](docs/troubleshooting.md"),
+    ("How it compares", "Take cert-manager if"),
+    ("How it compares", "Take Reloader if"),
+    ("How it compares", "](docs/comparison.md)"),
+    ("Status and support", "test cluster"),
+    ("Status and support", "](RELEASING.md)"),
+    ("Status and support", "](CONTRIBUTING.md)"),
+    ("Status and support", "](SECURITY.md)"),
+    ("Licence", "](LICENSE)"),
+];
+
+/// The text below a heading of the README.
+fn part(heading: &str) -> Result<&'static str> {
+    let below = README.split(&format!("\n## {heading}\n")).nth(1);
+    let below = below.with_context(|| format!("no part {heading}"))?;
+    Ok(below.split("\n## ").next().unwrap_or_default())
+}
+
+#[test]
+fn the_readme_has_its_parts_in_order() -> Result<()> {
+    let parts: Vec<&str> = { README.lines() }
+        .filter_map(|line| line.strip_prefix("## "))
+        .collect();
+    assert_eq!(parts, PARTS);
+    // What it is, in one line; then the picture.
+    let (first, _) = README.split_once("\n## ").context("no parts")?;
+    let mut lines = first.lines();
+    assert_eq!(lines.next(), Some("# cert-renew"));
+    let mut lines = lines.filter(|line| !line.is_empty());
+    let what = lines.next().context("no first line")?;
+    ensure!(what.len() < 200 && what.ends_with('.'), "{what}");
+    ensure!(
+        lines.next() == Some("```"),
+        "no picture below the first line"
+    );
+    ensure!(first.contains("cert-renew.io/issuer="), "no annotation");
+    // What one types, and right below it what one sees.
+    let quick_start = part("Quick start")?;
+    let blocks = blocks(quick_start);
+    ensure!(
+        blocks.len() == 2 && blocks[0].language == "sh" && blocks[1].is_output,
+        "the quick start does not show what it prints"
+    );
+    for (heading, words) in SAID {
+        ensure!(part(heading)?.contains(words), "{heading}: no {words}");
+    }
+    let never = part("What it never does")?;
+    let never = never.lines().filter(|line| line.starts_with("* It "));
+    ensure!(never.count() >= 5, "few promises");
+    Ok(())
+}
+
+/// What it needs, and how old it is, as the sources have it.
+#[test]
+fn the_readme_says_what_it_needs_and_how_mature_it_is() -> Result<()> {
+    let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml"))?;
+    let chart = fs::read_to_string(Path::new(ROOT).join("deploy/helm/Chart.yaml"))?;
+    let module = include_str!("control-plane/go.mod");
+    let of = |text: &str, key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        let value = line.map(|it| it.trim_matches('"').to_owned());
+        value.with_context(|| key.to_owned())
+    };
+    let minor = |version: &str| version.split('.').take(2).collect::<Vec<_>>().join(".");
+    let rust = of(&manifest, "rust-version = ")?;
+    let go = minor(&of(module, "go ")?);
+    let kubernetes = minor(of(&chart, "kubeVersion: ")?.trim_start_matches(">="));
+    for (heading, words) in [
+        ("Quick start", format!("Rust {rust}")),
+        ("Quick start", format!("Go {go}")),
+        ("Install", format!("Kubernetes {kubernetes} or later")),
+        (
+            "Status and support",
+            format!("Version {}", of(&manifest, "version = ")?),
+        ),
+        ("Licence", of(&manifest, "license = ")?),
+    ] {
+        ensure!(part(heading)?.contains(&words), "{heading}: no {words}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_readme_is_a_screen_and_a_half() {
+    let is_word = |word: &&str| word.chars().any(char::is_alphanumeric);
+    let (lines, words) = (
+        README.lines().count(),
+        README.split_whitespace().filter(is_word).count(),
+    );
+    assert!(lines <= MOST_LINES, "{lines} lines");
+    assert!(words <= MOST_WORDS, "{words} words");
+}
+
+/// Words that only this project has, or that nobody says, each with what is said instead.
+const REFUSED: [(&str, &str); 40] = [
+    ("ledger", "failure history"),
+    ("bench", "test cluster"),
+    ("benches", "test clusters"),
+    ("seeds", "predecessors"),
+    ("roll", "restart"),
+    ("rolls", "restarts"),
+    ("leaf", "certificate"),
+    ("taken over", "reloaded"),
+    ("way to the cluster", "connection"),
+    ("budget", "limit"),
+    ("budgets", "limits"),
+    ("whoever", "anyone who, or the component"),
+    ("anew", "again"),
+    ("so many", "that many, or a figure"),
+    ("but for", "except for"),
+    ("meanwhile", "at the same time"),
+    ("stands in", "is in"),
+    ("stands there", "is there"),
+    ("to be told", "must know, or is reported"),
+    ("awaited", "waits for each"),
+    ("life runs short", "the certificate is close to expiry"),
+    ("while life is short", "close to expiry"),
+    ("no circles", "must not be circular"),
+    ("he", "they"),
+    ("him", "them"),
+    ("his", "their"),
+    ("everything that holds the claims", "the full test suite"),
+    ("belong to nobody", "standalone"),
+    ("is all it may do", "all permissions are listed in"),
+    ("the keys of others stay", "other data keys are kept"),
+    ("what a ca limits is kept to", "by CA rate limits"),
+    (
+        "holds up only what it governs",
+        "only the listed action is blocked",
+    ),
+    ("knows of each pod one of", "each pod gets one of"),
+    ("the least that is a config", "a minimal config"),
+    ("what is more waits", "excess requests wait"),
+    ("follow what leads out of it", "CNAMEs may leave the zone"),
+    ("what is no part of the file", "command line flags"),
+    ("counted by the one that did it", "counters are per replica"),
+    ("that nobody looked at", "was not handled"),
+    ("live side by side", "can coexist"),
+];
+/// What holds one of these words and is Kubernetes' own, or plain.
+const PLAIN: [&str; 5] = [
+    "roll out",
+    "rolls it out",
+    "rolls out",
+    "disruption budget",
+    "disruption budgets",
+];
+
+/// Words in small letters with one blank between, and a dot where a thought ends.
+fn words(text: &str) -> String {
+    let kept = |c: char| match c {
+        '\'' => c,
+        c if c.is_alphanumeric() => c,
+        '-' | '*' | '_' => ' ',
+        c if c.is_whitespace() => ' ',
+        _ => '.',
+    };
+    let spaced: String = text.chars().map(kept).collect();
+    let spaced = spaced.to_lowercase().replace('.', " . ");
+    let mut plain = format!(
+        " {} ",
+        spaced.split_whitespace().collect::<Vec<_>>().join(" ")
+    );
+    for phrase in PLAIN {
+        plain = plain.replace(&format!(" {phrase} "), " . ");
+    }
+    plain
+}
+
+/// The words of a page, without its blocks, without code, and without where its links lead.
+fn prose(page: &str) -> String {
+    let mut inside = false;
+    let mut said = String::new();
+    for line in page.lines() {
+        let is_fence = line.trim_start().starts_with("```");
+        inside ^= is_fence;
+        if inside || is_fence {
+            continue;
+        }
+        let text = line.split('`').step_by(2).collect::<Vec<_>>().join(";");
+        let mut parts = text.split("](");
+        said += parts.next().unwrap_or_default();
+        for part in parts {
+            said += part.split_once(')').map_or("", |(_, rest)| rest);
+        }
+        said.push('\n');
+        // Paragraphs and rows end; lines of one paragraph go on.
+        if line.is_empty() || line.starts_with(['|', '#', '*', '-']) {
+            said.push_str(".\n");
+        }
+    }
+    words(&said)
+}
+
+/// The refused words that are in there, each with what is said instead.
+fn refused(words: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    REFUSED
+        .into_iter()
+        .filter(move |(word, _)| words.contains(&format!(" {word} ")))
+}
+
+/// Whether a page is for users: not for those who change cert-renew.
+fn is_for_users(page: &str) -> bool {
+    page != "ARCHITECTURE.md" && page != "CONTRIBUTING.md"
+}
+
+/// The pages for users, by their paths in the repository.
+fn pages() -> Result<Vec<(String, String)>> {
+    let mut pages = Vec::new();
+    for (path, text) in documents()? {
+        let page = path.strip_prefix(ROOT)?.display().to_string();
+        if is_for_users(&page) {
+            pages.push((page, text));
+        }
+    }
+    let chart = "deploy/helm/README.md";
+    pages.push((
+        chart.to_owned(),
+        fs::read_to_string(Path::new(ROOT).join(chart))?,
+    ));
+    Ok(pages)
+}
+
+#[test]
+fn the_pages_say_it_in_ordinary_words() -> Result<()> {
+    let mut found = Vec::new();
+    for (page, text) in pages()? {
+        let words = prose(&text);
+        found.extend(refused(&words).map(|it| format!("{page}: {it:?}")));
+    }
+    ensure!(found.is_empty(), "{}", found.join("\n"));
+    // The search itself.
+    let bad = prose("The workloads, each\nawaited. It `rolls` out [the](leaf.md), and rolls them.");
+    let bad: Vec<&str> = refused(&bad).map(|(word, _)| word).collect();
+    assert_eq!(bad, ["rolls", "awaited"]);
+    Ok(())
+}
+
+/// Errors, Events, log lines and metrics: the literals of the sources that are more than one word; and all help texts.
+#[test]
+fn what_the_program_says_is_in_ordinary_words() -> Result<()> {
+    let root = Path::new(ROOT);
+    let (mut found, mut read) = (Vec::new(), 0);
+    for directory in ["src", "core/src"] {
+        for file in files(&root.join(directory))? {
+            let place = file.strip_prefix(root)?.display().to_string();
+            if place.contains("test") || place.contains("fuzz") || !place.ends_with(".rs") {
+                continue;
+            }
+            for literal in literals(&fs::read_to_string(&file)?) {
+                if !literal.contains(' ') {
+                    continue;
+                }
+                read += 1;
+                // `leaf` is a value of annotations.
+                let words = words(&literal);
+                let refused = refused(&words).filter(|(word, _)| *word != "leaf");
+                found.extend(refused.map(|it| format!("{place}: {it:?}: {literal}")));
+            }
+        }
+    }
+    let mut help = String::new();
+    helps(&mut Cli::command(), &mut help);
+    let help = words(&help);
+    found.extend(refused(&help).map(|it| format!("help: {it:?}")));
+    ensure!(found.is_empty(), "{}", found.join("\n"));
+    ensure!(read > 1_000, "only {read} literals");
+    assert_eq!(
+        literals("f('\"', \"a \\\"b\\\"\") // \"c\"\n<'a> \"d\\n\" #[cfg(test)] \"e\""),
+        ["a \\\"b\\\"", "d\\n"]
+    );
+    Ok(())
+}
+
+/// The help of a command and of all below it.
+fn helps(command: &mut clap::Command, all: &mut String) {
+    all.push_str(&command.render_long_help().to_string());
+    for command in command.get_subcommands_mut() {
+        helps(command, all);
+    }
+}
+
+/// The texts in quotes of a source, without those of its unit tests.
+fn literals(source: &str) -> Vec<String> {
+    let (source, _) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
+    let chars: Vec<char> = source.chars().collect();
+    let until = |from: usize, end: char| {
+        let rest = chars.iter().skip(from);
+        from + rest.take_while(|it| **it != end).count()
+    };
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < chars.len() {
+        let (second, third) = (chars.get(at + 1), chars.get(at + 2));
+        match chars[at] {
+            '/' if second == Some(&'/') => at = until(at, '\n'),
+            // A character; a lifetime has no second quote.
+            '\'' if second == Some(&'\\') => at = until(at + 3, '\''),
+            '\'' if third == Some(&'\'') => at += 2,
+            '"' => {
+                let begin = at + 1;
+                at = begin;
+                while at < chars.len() && chars[at] != '"' {
+                    at += if chars[at] == '\\' { 2 } else { 1 };
+                }
+                let end = at.min(chars.len());
+                found.push(chars[begin..end].iter().collect());
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    found
+}
+
+/// Names of tests are for developers: they are on pages of their own, or in a table at a page's end.
+#[test]
+fn pages_for_users_name_no_tests() -> Result<()> {
+    let mut found = Vec::new();
+    for (page, text) in pages()? {
+        if page.ends_with("-tests.md") {
+            continue;
+        }
+        let (text, last) = text
+            .split_once("\n## The tests\n")
+            .unwrap_or((text.as_str(), ""));
+        ensure!(
+            !last.contains("\n## "),
+            "{page}: the tests are not at its end"
+        );
+        let is_path = |it: &&str| {
+            let is_part =
+                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c);
+            it.contains("::")
+                && it.starts_with(|c: char| c.is_ascii_lowercase())
+                && it.chars().all(is_part)
+        };
+        let named = text.split('`').skip(1).step_by(2).filter(is_path);
+        found.extend(named.map(|it| format!("{page}: {it}")));
+        let files = text.split_whitespace().filter(|word| {
+            let word = word.trim_start_matches(|c: char| !c.is_alphanumeric());
+            word.starts_with("tests/")
+        });
+        found.extend(files.map(|it| format!("{page}: {it}")));
+    }
+    ensure!(found.is_empty(), "{}", found.join("\n"));
+    Ok(())
+}
+
+/// ingress-nginx refuses `/.well-known` in paths of the types `Prefix` and `Exact`.
+#[test]
+fn the_page_of_ingress_nginx_makes_paths_that_it_takes() -> Result<()> {
+    let page = include_str!("../docs/how-to/ingress-nginx.md");
+    let shown = blocks(page);
+    let shown = shown.iter().find(|it| it.text.contains("route: ingress"));
+    let shown = &shown.context("no config on the page")?.text;
+    let example = include_str!("../examples/ingress-nginx/config.yaml");
+    let name: Name = "shop.example.com".parse()?;
+    for text in [shown.as_str(), example] {
+        let config = Config::parse(text)?;
+        let solver = config.solver(&name).context("no solver")?;
+        let Challenge::Http01(http01) = &solver.challenge else {
+            return Err(test_bench::Error::msg("another challenge than HTTP-01"));
+        };
+        let Route::Ingress {
+            class, path_type, ..
+        } = &http01.route
+        else {
+            return Err(test_bench::Error::msg("another route than an Ingress"));
+        };
+        ensure!(class.as_deref() == Some("nginx"), "{class:?}");
+        ensure!(
+            *path_type == PathType::ImplementationSpecific,
+            "{path_type:?}"
+        );
+    }
+    for words in [
+        "Leave `pathType` out",
+        "refuses the dot of `/.well-known` in paths of the types `Prefix` and `Exact`",
+    ] {
+        ensure!(page.contains(words), "the page does not say: {words}");
+    }
+    // Nor does another page say that one of these is right for it, or the default.
+    let reference = include_str!("../docs/configuration.md");
+    let row = reference
+        .lines()
+        .find(|it| it.starts_with("| `ingress` | "));
+    let default = row.context("no row")?.trim_end_matches([' ', '|']);
+    ensure!(default.ends_with("`ImplementationSpecific`"), "{default}");
+    for (page, text) in pages()? {
+        for block in blocks(&text) {
+            let is_route = block.text.contains("route: ingress");
+            let is_refused =
+                block.text.contains("pathType: Prefix") || block.text.contains("pathType: Exact");
+            ensure!(!is_route || !is_refused, "{page}:\n{}", block.text);
+        }
+    }
+    Ok(())
+}
+
+/// Our own NetworkPolicy keeps the self-check from the port of Traefik's pods; the page opens it, for either way to install.
+#[test]
+fn the_page_of_traefik_lets_the_self_check_out() -> Result<()> {
+    let parse = |text: &str| -> Result<Value> { Ok(serde_saphyr::from_str(text)?) };
+    let page = include_str!("../docs/how-to/traefik.md");
+    ensure!(page.contains("8000 for Traefik's chart"), "no port");
+    let web = json!({"port": 8000, "protocol": "TCP"});
+    let opens = |egress: &Value| {
+        let rules = egress.as_array().into_iter().flatten();
+        let mut ports = rules.filter_map(|rule| rule["ports"].as_array()).flatten();
+        ports.any(|port| *port == web)
+    };
+    let own = parse(include_str!("../deploy/networkpolicy.yaml"))?;
+    ensure!(!opens(&own["spec"]["egress"]), "the page is not needed");
+    let more = parse(include_str!("../examples/traefik/networkpolicy.yaml"))?;
+    ensure!(
+        more["kind"] == "NetworkPolicy" && opens(&more["spec"]["egress"]),
+        "{more}"
+    );
+    ensure!(more["spec"]["policyTypes"] == json!(["Egress"]), "{more}");
+    // For the same pods.
+    for field in ["/metadata/namespace", "/spec/podSelector"] {
+        ensure!(more.pointer(field) == own.pointer(field), "{field}: {more}");
+    }
+    let shown = blocks(page);
+    let of = |begin: &str| {
+        let block = shown.iter().find(|it| it.text.starts_with(begin));
+        block.with_context(|| begin.to_owned())
+    };
+    assert_eq!(
+        parse(&of("# examples/traefik/networkpolicy.yaml\n")?.text)?,
+        more
+    );
+    let values = parse(&of("# values.yaml\n")?.text)?;
+    assert_eq!(values["networkPolicy"]["egress"], more["spec"]["egress"]);
+    Ok(())
+}
+
+/// What `install.yaml` is made by does not depend on the machine.
+#[test]
+fn only_the_pinned_kubectl_renders_the_one_file() -> Result<()> {
+    let module = include_str!("control-plane/go.mod");
+    let pinned = module.lines().find_map(|line| {
+        let line = line
+            .trim()
+            .strip_prefix("sigs.k8s.io/kustomize/kustomize/v5 v")?;
+        line.split(' ').next()
+    });
+    let pinned = pinned.context("no kustomize")?;
+    let scratch = Scratch::new("only-the-pinned-kubectl")?;
+    fs::create_dir_all(scratch.0.join("tests"))?;
+    let tools = scratch.0.join("tests/tools.sh");
+    fs::copy(Path::new(ROOT).join("tests/tools.sh"), &tools)?;
+    // By a shell, so that no other thread's child holds it open while it is run.
+    let make = "mkdir -p bin && printf '#!/bin/sh\necho Kustomize Version: v%s\n' \"$0\" >bin/kubectl && chmod 755 bin/kubectl";
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", scratch.0.join("bin").display());
+    let asked = |version: &str| -> Result<Output> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", make, version]).current_dir(&scratch.0);
+        ensure!(shell.status()?.success(), "{make}");
+        let output = Command::new("sh")
+            .arg(&tools)
+            .arg("kubectl")
+            .env("PATH", &path)
+            .env("CERT_RENEW_BENCH_CACHE", scratch.0.join("cache"))
+            .output()?;
+        Ok(output)
+    };
+    let taken = asked(pinned)?;
+    ensure!(
+        taken.status.success() && said(&taken).contains("bin/kubectl"),
+        "{}",
+        said(&taken)
+    );
+    // One of another version, and nothing here to build the right one from.
+    let other = asked("5.0.0")?;
+    let expected = format!("no kubectl here has kustomize {pinned}");
+    ensure!(
+        !other.status.success() && said(&other).contains(&expected),
+        "{}",
+        said(&other)
+    );
+    let dist = include_str!("../deploy/dist.sh");
+    ensure!(
+        dist.contains("\nkubectl=$(tests/tools.sh kubectl)\n"),
+        "deploy/dist.sh takes another"
+    );
+    Ok(())
+}

@@ -301,7 +301,7 @@ fn commands(text: &str) -> Result<()> {
 }
 
 /// The words of a line of shell; a `;` at the end of one is a word.
-fn words(line: &str) -> Vec<String> {
+pub(crate) fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quote = None;
     for c in line.chars() {

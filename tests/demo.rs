@@ -236,13 +236,15 @@ async fn show(bench: &Bench, bold: (&'static str, &'static str)) -> Result<Shown
     println!("\nbystander is byte for byte as it was, and nothing restarted legacy.");
     story.is_as_the_readme_says()?;
 
+    let secret = format!("{}/shop-tls", space.name);
+    let [revoke, rollover] = operator.commands_to_the_ca(program, &secret);
     let look_around = format!(
         "  export KUBECONFIG={kubeconfig}\n  {kubectl} -n {space} get secrets,deployments,statefulsets,events\n  \
          {program} status -n {space}\n  {program} plan -n {space}\n  \
-         {kubectl} -n {space} annotate secret bystander cert-renew.io/issuer=letsencrypt\n  metrics: http://{metrics}/metrics\n",
+         {kubectl} -n {space} annotate secret bystander cert-renew.io/issuer=letsencrypt\n  \
+         {revoke}\n  {rollover}\n  metrics: http://{metrics}/metrics\n",
         kubeconfig = bench.kubeconfig().display(),
         kubectl = bench.program("kubectl").display(),
-        program = env!("CARGO_BIN_EXE_cert-renew"),
         space = space.name,
         metrics = operator.metrics_address(),
     );

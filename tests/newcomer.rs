@@ -475,5 +475,9 @@ async fn the_kept_demo_heeds_a_secret_annotated_as_the_readme_says() -> Result<(
     newcomer.types(command)?;
     let done = renewed(&space, "shop-tls", &old.certificate).await;
     done.with_context(|| operator.log().unwrap_or_default())?;
+    // What goes to the CA is told its root.
+    for command in operator.commands_to_the_ca("cert-renew", "shop/shop-tls") {
+        newcomer.types(&command)?;
+    }
     Ok(())
 }

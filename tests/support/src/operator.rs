@@ -225,6 +225,17 @@ impl<'a> Operator<'a> {
         Ok(())
     }
 
+    /// Commands about a Secret that ask the CA itself, whose root only the bench has.
+    #[must_use]
+    pub fn commands_to_the_ca(&self, program: &str, secret: &str) -> [String; 2] {
+        let bundle = self.bench.ca_bundle().display();
+        let issuer = &self.options.issuer_name;
+        [
+            format!("{program} revoke {secret} --yes --ca-bundle {bundle}"),
+            format!("{program} account rollover {issuer} --ca-bundle {bundle}"),
+        ]
+    }
+
     /// A client with its own token, and so with its own rights.
     ///
     /// # Errors

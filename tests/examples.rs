@@ -162,6 +162,41 @@ fn the_secret_of_the_quick_start_is_that_of_the_other_pages_too() -> Result<()> 
     Ok(())
 }
 
+/// Who follows a page from its top has each namespace before something is applied to it.
+#[test]
+fn each_page_makes_the_namespaces_of_what_it_applies() -> Result<()> {
+    let (mut missing, mut needed) = (Vec::new(), 0);
+    for (page, text) in documents()? {
+        let blocks = blocks(&text);
+        let commands = blocks.iter().filter(|it| it.language == "sh");
+        let commands: String = commands.map(|block| block.text.as_str()).collect();
+        for file in commands.split(" -f ").skip(1) {
+            let file = file.split_whitespace().next().unwrap_or_default();
+            if !file.starts_with("examples/") {
+                continue;
+            }
+            let applied = text.find(&format!(" -f {file}")).context("not there")?;
+            let (above, _) = text.split_at(applied);
+            for object in objects(&Path::new(ROOT).join(file))? {
+                let Some(namespace) = object["metadata"]["namespace"].as_str() else {
+                    continue;
+                };
+                // The installation makes its own.
+                if namespace == "cert-renew" {
+                    continue;
+                }
+                needed += 1;
+                if !above.contains(&format!("kubectl create namespace {namespace}")) {
+                    missing.push(format!("{}: {file}: {namespace}", page.display()));
+                }
+            }
+        }
+    }
+    ensure!(missing.is_empty(), "{}", missing.join("\n"));
+    ensure!(needed >= 12, "only {needed}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn every_kustomization_renders_with_the_config_beside_it() -> Result<()> {
     let bench = Bench::shared().await?;

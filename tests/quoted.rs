@@ -83,7 +83,7 @@ fn what_holds_a_renewal_up_is_told_as_docs_command_md_says() -> Result<()> {
 }
 
 /// The commands that stand in a line of text: what is between backticks outside of blocks.
-fn commands_in_text(page: &str) -> Vec<String> {
+pub(crate) fn commands_in_text(page: &str) -> Vec<String> {
     let mut inside = false;
     let lines = page.lines().filter(|line| {
         let is_fence = line.trim_start().starts_with("```");

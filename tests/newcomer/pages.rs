@@ -22,6 +22,7 @@ use super::{CA, Newcomer, ROOT, Running, printed};
 use crate::command::said;
 use crate::documents::{Block, blocks, documents};
 use crate::install::helm_program;
+use crate::quoted::commands_in_text;
 use crate::renewal::SOON;
 use crate::verdict::{outward, service};
 
@@ -116,7 +117,6 @@ fn before(page: &str) -> &'static str {
             "kubectl -n shop delete secret shop-tls"
         }
         "docs/private-cas.md" => "kubectl -n shop delete secret api-tls",
-        "docs/how-to/gateway.md" => "kubectl create namespace gateways",
         "docs/how-to/many-clusters.md" => {
             "for name in one two three; do
                kubectl config set-context $name --cluster=\"$(kubectl config view -o jsonpath='{.clusters[0].name}')\" \
@@ -215,15 +215,24 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Namespace `shop` as the pages take it for granted.
+    /// Namespace `shop` as the pages take it for granted. The quick start has made it; what other namespaces a page needs
+    /// it says itself, in a line of text.
     async fn furnish(&self, page: &str) -> Result<()> {
         let newcomer = &self.newcomer;
         if FIRST.contains(&page) {
             return Ok(());
         }
+        for command in commands_in_text(&fs::read_to_string(Path::new(ROOT).join(page))?) {
+            let of_namespace = command.strip_prefix("kubectl create namespace ");
+            let Some(name) = of_namespace.and_then(|rest| rest.split(' ').next()) else {
+                continue;
+            };
+            newcomer.types(&format!(
+                "kubectl get namespace {name} >/dev/null 2>&1 || {command}"
+            ))?;
+        }
         newcomer.types(
-            "kubectl get namespace shop >/dev/null || kubectl create namespace shop
-             kubectl -n shop delete secrets,deployments,ingresses,services,configmaps --all --wait=false",
+            "kubectl -n shop delete secrets,deployments,ingresses,services,configmaps --all --wait=false",
         )?;
         let aged = pair(&["shop.example.com"], AGED)?;
         for name in ["shop-tls", "api-tls"] {

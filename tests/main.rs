@@ -71,6 +71,7 @@ mod reader;
 mod refused;
 mod reload;
 mod renewal;
+mod repository;
 mod resolvers;
 mod rights;
 mod rolling;

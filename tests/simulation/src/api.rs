@@ -1,20 +1,20 @@
 //! The API server: requests of kube's client, answered from the objects.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body as Answer;
 use bytes::Bytes;
-use futures::stream;
 use http::{Method, Request, Response, header};
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::sleep;
 
-use crate::objects::{Change, Key, Kind, Objects, Refusal};
+use self::reads::{list, watch};
+use crate::objects::{Key, Kind, Objects, PODS, Refusal};
 use crate::weather::Fate;
 use crate::world::World;
+
+mod reads;
 
 /// Why a request has no answer.
 pub type Lost = Box<dyn std::error::Error + Send + Sync>;
@@ -193,6 +193,32 @@ fn json_answer(code: u16, body: &Value) -> Response<Answer> {
     answer.unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Of a group that it does not know the API server speaks in plain text.
+fn unknown(path: &str) -> Response<Answer> {
+    let group = path.trim_start_matches("/apis/").trim_start_matches('/');
+    if Kind::has_group(group) {
+        let message = "the server could not find the requested resource";
+        return status(&Refusal::new(404, "NotFound", message));
+    }
+    let answer = Response::builder()
+        .status(404)
+        .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
+        .body(Answer::from("404 page not found\n"));
+    answer.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What is said of a deletion: pods are given back, of all else it is said that it is done.
+fn done(key: &Key, deleted: Arc<Value>) -> Arc<Value> {
+    if key.kind == &PODS {
+        return deleted;
+    }
+    let uid = &deleted["metadata"]["uid"];
+    let details = json!({"name": key.name, "kind": key.kind.plural, "uid": uid});
+    Arc::new(json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+    }))
+}
+
 struct Requested<'a> {
     world: &'a World,
     replica: &'a Arc<str>,
@@ -214,8 +240,7 @@ impl Requested<'_> {
             );
         }
         let Some(asked) = self.asked() else {
-            let message = format!("the server knows no {}", self.path);
-            return status(&Refusal::new(404, "NotFound", message));
+            return unknown(self.path);
         };
         let manager = asked
             .parameter("fieldManager")
@@ -224,6 +249,10 @@ impl Requested<'_> {
         let body: Value = match body.len() {
             0 => Value::Null,
             _ => serde_json::from_slice(body).unwrap_or_else(|error| panic!("{error}")),
+        };
+        let is_of = |kind: &str| {
+            let found = headers.get(header::CONTENT_TYPE);
+            found.is_some_and(|it| it == kind)
         };
         // Events are for people: they are taken and not kept.
         if asked.kind.plural == "events" {
@@ -266,13 +295,18 @@ impl Requested<'_> {
                 }
                 self.write(&key, 201, |objects| objects.create(&key, body.clone()))
             }
+            Method::PUT => {
+                let key = asked.key();
+                self.write(&key, 200, |objects| objects.replace(&key, body))
+            }
+            Method::PATCH if is_of("application/json-patch+json") => {
+                let key = asked.key();
+                self.write(&key, 200, |objects| objects.patch(&key, &body))
+            }
             Method::PATCH => {
-                let is_merge = headers
-                    .get(header::CONTENT_TYPE)
-                    .is_some_and(|it| it == "application/merge-patch+json");
                 assert!(
-                    is_merge,
-                    "the simulated API server takes merge patches only"
+                    is_of("application/merge-patch+json"),
+                    "the simulated API server takes merge patches and JSON patches only"
                 );
                 let (key, mut body) = (asked.key(), body);
                 {
@@ -290,7 +324,8 @@ impl Requested<'_> {
             Method::DELETE => {
                 let key = asked.key();
                 self.write(&key, 200, |objects| {
-                    objects.delete(&key, &body["preconditions"])
+                    let deleted = objects.delete(&key, &body["preconditions"])?;
+                    Ok(done(&key, deleted))
                 })
             }
             ref other => panic!("the simulated API server knows no {other}"),
@@ -337,194 +372,5 @@ impl Requested<'_> {
             name: rest.next().map(str::to_owned),
             query: self.query.clone(),
         })
-    }
-}
-
-/// A page of a list. A continue token is `VERSION|NAMESPACE/NAME`, after which it goes on.
-fn list(objects: &Objects, asked: &Asked) -> Response<Answer> {
-    let expired = || {
-        status(&Refusal::new(
-            410,
-            "Expired",
-            "the continue token is too old",
-        ))
-    };
-    let (mut version, mut after) = (objects.version(), None);
-    if let Some(token) = asked.parameter("continue").filter(|it| !it.is_empty()) {
-        let Some((of, last)) = token.split_once('|') else {
-            return expired();
-        };
-        let Ok(of) = of.parse() else { return expired() };
-        if objects.since(of).is_none() {
-            return expired();
-        }
-        version = of;
-        after = last
-            .split_once('/')
-            .map(|(namespace, name)| Key::new(asked.kind, namespace, name));
-    }
-    let limit = asked.parameter("limit").and_then(|it| it.parse().ok());
-    let limit: usize = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-    let mut found = objects
-        .list(asked.kind, asked.namespace.as_deref())
-        .filter(|(key, object)| {
-            after.as_ref().is_none_or(|after| *key > after) && asked.selects(object)
-        });
-    let (mut items, mut last) = (Vec::new(), None);
-    for (key, object) in found.by_ref().take(limit) {
-        items.push(Value::clone(object));
-        last = Some(key);
-    }
-    let more = found.next().is_some();
-    let token = last
-        .filter(|_| more)
-        .map(|last| format!("{version}|{}/{}", last.namespace, last.name));
-    json_answer(
-        200,
-        &json!({
-            "kind": format!("{}List", asked.kind.name), "apiVersion": asked.kind.api,
-            "metadata": {"resourceVersion": version.to_string(), "continue": token.unwrap_or_default()},
-            "items": items,
-        }),
-    )
-}
-
-/// Where a watch stands.
-struct Watching {
-    world: World,
-    asked: Asked,
-    version: u64,
-    until: Instant,
-    /// Lines that were not sent yet.
-    ready: Vec<u8>,
-    bookmarked: bool,
-    ended: bool,
-}
-
-fn watch(world: &World, asked: Asked) -> Response<Answer> {
-    let now = world.now();
-    let from = asked.parameter("resourceVersion").unwrap_or_default();
-    let streams = asked.parameter("sendInitialEvents") == Some("true");
-    let seconds = asked
-        .parameter("timeoutSeconds")
-        .and_then(|it| it.parse().ok());
-    let mut ready = Vec::new();
-    let version = match from {
-        "" | "0" => now.objects.version(),
-        from => match from.parse() {
-            Ok(version) => version,
-            Err(_) => {
-                return status(&Refusal::new(
-                    400,
-                    "BadRequest",
-                    "resourceVersion: a number was expected",
-                ));
-            }
-        },
-    };
-    if streams {
-        let all = now.objects.list(asked.kind, asked.namespace.as_deref());
-        for (_, object) in all.filter(|(_, object)| asked.selects(object)) {
-            line(&mut ready, "ADDED", object);
-        }
-        let end = json!({
-            "kind": asked.kind.name, "apiVersion": asked.kind.api,
-            "metadata": {
-                "resourceVersion": version.to_string(), "creationTimestamp": null,
-                "annotations": {"k8s.io/initial-events-end": "true"},
-            },
-        });
-        line(&mut ready, "BOOKMARK", &end);
-    } else if now.objects.since(version).is_none() {
-        let refusal = Refusal::new(410, "Expired", "too old resource version");
-        return status(&refusal);
-    }
-    drop(now);
-    let watching = Watching {
-        world: world.clone(),
-        until: Instant::now() + Duration::from_secs(seconds.unwrap_or(290)),
-        bookmarked: asked.parameter("allowWatchBookmarks") == Some("true"),
-        asked,
-        version,
-        ready,
-        ended: false,
-    };
-    let lines = stream::unfold(watching, |mut watching| async move {
-        let next = watching.next().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(next)), watching))
-    });
-    let answer = Response::builder().header(header::CONTENT_TYPE, "application/json");
-    let answer = answer.body(Answer::from_stream(lines));
-    answer.unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn line(lines: &mut Vec<u8>, kind: &str, object: &Value) {
-    lines.extend(
-        json!({"type": kind, "object": object})
-            .to_string()
-            .into_bytes(),
-    );
-    lines.push(b'\n');
-}
-
-impl Watching {
-    async fn next(&mut self) -> Option<Vec<u8>> {
-        let mut changed = self.world.now().objects.changed.subscribe();
-        loop {
-            if !self.ready.is_empty() {
-                return Some(std::mem::take(&mut self.ready));
-            }
-            if self.ended {
-                return None;
-            }
-            changed.mark_unchanged();
-            let changes = self.world.now().objects.since(self.version);
-            let Some(changes) = changes else {
-                let gone = json!({
-                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired",
-                    "message": "too old resource version", "code": 410,
-                });
-                line(&mut self.ready, "ERROR", &gone);
-                self.ended = true;
-                continue;
-            };
-            for change in changes {
-                self.version = change.version;
-                self.tell(&change);
-            }
-            if !self.ready.is_empty() {
-                continue;
-            }
-            if timeout_at(self.until, changed.changed()).await.is_err() {
-                self.ended = true;
-                if self.bookmarked {
-                    let mark = json!({
-                        "kind": self.asked.kind.name, "apiVersion": self.asked.kind.api,
-                        "metadata": {"resourceVersion": self.version.to_string(), "creationTimestamp": null},
-                    });
-                    line(&mut self.ready, "BOOKMARK", &mark);
-                }
-            }
-        }
-    }
-
-    fn tell(&mut self, change: &Change) {
-        let asked = &self.asked;
-        let elsewhere = asked
-            .namespace
-            .as_ref()
-            .is_some_and(|it| *it != change.key.namespace);
-        if change.key.kind != asked.kind || elsewhere {
-            return;
-        }
-        let before = change.before.as_ref().is_some_and(|it| asked.selects(it));
-        let after = !change.deleted && asked.selects(&change.after);
-        let kind = match (before, after) {
-            (false, true) => "ADDED",
-            (true, true) => "MODIFIED",
-            (true, false) => "DELETED",
-            (false, false) => return,
-        };
-        line(&mut self.ready, kind, &change.after);
     }
 }

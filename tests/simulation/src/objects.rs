@@ -8,7 +8,17 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::patches;
 
+/// What of an object's metadata no writer changes.
+const KEPT: [&str; 6] = [
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "generation",
+];
 /// Most changes that a watch can catch up on; older ones are gone (410).
 const REMEMBERED: usize = 400;
 
@@ -67,6 +77,20 @@ impl Kind {
     /// The kind of a path's plural and group.
     #[must_use]
     pub fn of(api: &str, plural: &str) -> Option<&'static Self> {
+        Self::all().find(|kind| kind.plural == plural && kind.api == api)
+    }
+
+    /// Whether this path, from the group on, is within a group and version that there are.
+    #[must_use]
+    pub fn has_group(path: &str) -> bool {
+        Self::all().any(|kind| {
+            let rest = path.strip_prefix("api/").unwrap_or(path);
+            let rest = rest.strip_prefix(kind.api);
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+
+    fn all() -> impl Iterator<Item = &'static Self> {
         let used = [
             &SECRETS,
             &CONFIG_MAPS,
@@ -76,10 +100,7 @@ impl Kind {
             &LEASES,
             &EVENTS,
         ];
-        let all = used.into_iter().chain(&EMPTY);
-        { all }
-            .into_iter()
-            .find(|kind| kind.plural == plural && kind.api == api)
+        used.into_iter().chain(&EMPTY)
     }
 }
 
@@ -248,24 +269,63 @@ impl Objects {
         patch: &Value,
         manager: &str,
     ) -> Result<Arc<Value>, Refusal> {
+        let merged = |object: &mut Value| {
+            merge(object, patch);
+            Ok(())
+        };
+        let managed = |object: &mut Value| manage(object, patch, manager);
+        self.change(key, 422, merged, managed)
+    }
+
+    /// Changes an object by a JSON patch (RFC 6902).
+    ///
+    /// # Errors
+    /// 400, 404, 409 and 422.
+    pub fn patch(&mut self, key: &Key, operations: &Value) -> Result<Arc<Value>, Refusal> {
+        let patched = |object: &mut Value| patches::apply(object, operations);
+        self.change(key, 422, patched, |_| {})
+    }
+
+    /// Puts another in the place of an object, which has to be of the version that it names, if it names one.
+    ///
+    /// # Errors
+    /// 404, 409 and 422.
+    pub fn replace(&mut self, key: &Key, whole: Value) -> Result<Arc<Value>, Refusal> {
+        let put = |object: &mut Value| {
+            *object = whole;
+            Ok(())
+        };
+        self.change(key, 409, put, |_| {})
+    }
+
+    /// A guarded change: what the server keeps itself stays, and what changes nothing is none. `of_uid` is the status
+    /// for the uid of another object, `managed` notes who has changed a `spec`.
+    fn change(
+        &mut self,
+        key: &Key,
+        of_uid: u16,
+        change: impl FnOnce(&mut Value) -> Result<(), Refusal>,
+        managed: impl FnOnce(&mut Value),
+    ) -> Result<Arc<Value>, Refusal> {
         let before = Arc::clone(self.all.get(key).ok_or_else(|| missing(key))?);
-        fits(key, &before, &patch["metadata"], 422)?;
         let mut object = Value::clone(&before);
-        let (uid, version) = (
-            before["metadata"]["uid"].clone(),
-            before["metadata"]["resourceVersion"].clone(),
-        );
-        merge(&mut object, patch);
-        object["metadata"]["uid"] = uid;
-        object["metadata"]["resourceVersion"] = version;
+        change(&mut object)?;
+        fits(key, &before, &object["metadata"], of_uid)?;
+        object["apiVersion"] = json!(key.kind.api);
+        object["kind"] = json!(key.kind.name);
+        let metadata = metadata(&mut object);
+        for field in KEPT {
+            if let Some(value) = before["metadata"].get(field) {
+                metadata.insert(field.into(), value.clone());
+            }
+        }
         if object == *before {
             return Ok(before);
         }
         valid(key, Some(&before), &object)?;
-        if object["spec"] != before["spec"] && key.kind.api == "apps/v1" {
-            let generation = before["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
-            object["metadata"]["generation"] = json!(generation);
-            manage(&mut object, patch, manager);
+        count(key, &before, &mut object);
+        if key.kind.api == "apps/v1" && object["spec"] != before["spec"] {
+            managed(&mut object);
         }
         Ok(self.put(key, Some(before), object, false))
     }
@@ -280,10 +340,7 @@ impl Objects {
         if object == *before {
             return;
         }
-        if object["spec"] != before["spec"] && key.kind.api == "apps/v1" {
-            let generation = before["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
-            object["metadata"]["generation"] = json!(generation);
-        }
+        count(key, &before, &mut object);
         self.put(key, Some(before), object, false);
     }
 
@@ -335,6 +392,16 @@ fn metadata(object: &mut Value) -> &mut Map<String, Value> {
     object["metadata"]
         .as_object_mut()
         .unwrap_or_else(|| unreachable!("it was just made one"))
+}
+
+/// A change of what a workload asks for is a generation of it; of a Deployment, one of its annotations is too.
+fn count(key: &Key, before: &Value, object: &mut Value) {
+    let annotated = object["metadata"]["annotations"] != before["metadata"]["annotations"];
+    let counts = object["spec"] != before["spec"] || key.kind == &DEPLOYMENTS && annotated;
+    if key.kind.api == "apps/v1" && counts {
+        let generation = before["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
+        object["metadata"]["generation"] = json!(generation);
+    }
 }
 
 fn missing(key: &Key) -> Refusal {

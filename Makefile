@@ -64,6 +64,10 @@ else
 	$(SIMULATION) seeds $(SIMULATION_SECONDS)
 endif
 
+.PHONY: shrink
+shrink: ## The fewest faults, acts of users and Secrets with which a seed of the simulation still fails (SEED=7)
+	@$(SIMULATION) shrink $(SEED)
+
 .PHONY: model
 model: ## The protocol in small, in all interleavings, and all planted faults: two minutes
 	$(CARGO) test -p test-model --lib -- --include-ignored --skip two_faults --nocapture --test-threads 1

@@ -16,6 +16,7 @@ pub mod controllers;
 pub mod life;
 pub mod objects;
 pub mod operator;
+pub mod parts;
 pub mod patches;
 pub mod planted;
 pub mod story;

@@ -1,6 +1,6 @@
 //! One run: a cluster with Secrets and Deployments, users who change their minds, weather, and the looks at it all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -18,9 +18,12 @@ use crate::clock;
 use crate::controllers;
 use crate::objects::{DEPLOYMENTS, Key, SECRETS};
 use crate::operator::Replica;
+use crate::parts::{self, Part};
 use crate::planted::Planted;
 use crate::story::Story;
 use crate::world::{Requests, World};
+
+mod users;
 
 const DAY: u64 = 86_400;
 /// Time without weather and wishes, in which all has to come right: the weekly budgets, and a day of back-off.
@@ -51,6 +54,10 @@ pub struct Plan {
     pub outages: u64,
     /// A fault to put on.
     pub planted: Option<Planted>,
+    /// These parts alone, of those that the seed has.
+    pub among: Option<BTreeSet<Part>>,
+    /// Whether the run ends with the first thing that does not hold.
+    pub until_one: bool,
 }
 
 /// What came of a run.
@@ -68,6 +75,8 @@ pub struct Outcome {
     pub issued: usize,
     /// Requests of the replicas.
     pub requests: Requests,
+    /// What the run was made of, and what happened in it.
+    pub parts: BTreeSet<Part>,
 }
 
 impl Plan {
@@ -98,7 +107,15 @@ impl Plan {
             },
             outages: *chance.pick(&[0, 2, 20]),
             planted: None,
+            among: None,
+            until_one: false,
         }
+    }
+
+    fn has(&self, part: Part) -> bool {
+        self.among
+            .as_ref()
+            .is_none_or(|among| among.contains(&part))
     }
 
     /// Lives it.
@@ -130,6 +147,12 @@ struct Life {
     /// What users have taken away, to put it back: paused Secrets, and what a Secret held before.
     paused: BTreeMap<Key, Instant>,
     before: BTreeMap<Key, Value>,
+    /// Acts and outages so far, and of these and the Secrets those that were not left out.
+    acts: u64,
+    outages: u64,
+    parts: BTreeSet<Part>,
+    /// How long the dead stay dead: by a chance of its own, so that one more death changes no user.
+    pauses: Chance,
 }
 
 fn config(retry: u64) -> Result<Config> {
@@ -164,6 +187,10 @@ impl Life {
             lives: 0,
             paused: BTreeMap::new(),
             before: BTreeMap::new(),
+            acts: 0,
+            outages: 0,
+            parts: BTreeSet::new(),
+            pauses: Chance::new(plan.seed.wrapping_mul(5)),
             world,
             chance: Chance::new(chance.draw()),
             plan,
@@ -179,6 +206,7 @@ impl Life {
             now.weather.api = life.plan.api;
             now.weather.ca = life.plan.ca;
             now.weather.deaths = life.plan.deaths;
+            now.weather.only = life.plan.among.as_ref().map(parts::fates);
         }
         for number in 0..life.plan.secrets {
             life.make(number)?;
@@ -193,6 +221,13 @@ impl Life {
         let name = format!("{}.{namespace}.example.com", key.name);
         let age = i64::try_from(self.chance.below(self.plan.lifetime.unsigned_abs()))?;
         let is_empty = self.chance.in_thousand(150);
+        let replicas = self.chance.between(1, 3);
+        self.secrets.push(key.clone());
+        let part = Part::Secret(number as u64);
+        if !self.plan.has(part) {
+            return Ok(());
+        }
+        self.parts.insert(part);
         let mut now = self.world.now();
         let (certificate, private) = if is_empty {
             (String::new(), String::new())
@@ -223,7 +258,7 @@ impl Life {
         let deployment = json!({
             "metadata": {}, "status": {},
             "spec": {
-                "replicas": self.chance.between(1, 3), "selector": {"matchLabels": {"app": of.name}},
+                "replicas": replicas, "selector": {"matchLabels": {"app": of.name}},
                 "template": template,
             },
         });
@@ -231,7 +266,6 @@ impl Life {
         made.map_err(|refusal| anyhow!("{}", refusal.message))?;
         drop(now);
         tokio::spawn(controllers::look_after(self.world.clone(), of));
-        self.secrets.push(key);
         Ok(())
     }
 
@@ -257,7 +291,10 @@ impl Life {
             replica.end().await;
         }
         let now = self.world.now();
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.extend(&now.weather.happened);
         Ok(Outcome {
+            parts,
             violations: now.checks.violations.clone(),
             last: now.story.last().map(str::to_owned).collect(),
             digest: now.story.digest(),
@@ -287,7 +324,11 @@ impl Life {
         let mut outage = self.after(self.plan.outages * DAY, lively);
         let mut over: Option<Instant> = None;
         // A planted fault is found by one.
-        let most = if self.plan.planted.is_some() { 0 } else { 5 };
+        let most = if self.plan.planted.is_some() || self.plan.until_one {
+            0
+        } else {
+            5
+        };
         loop {
             let at = Instant::now();
             if at >= end || self.world.now().checks.violations.len() > most {
@@ -312,7 +353,7 @@ impl Life {
                 (now.weather.api_up, now.weather.ca_up, over) = (true, true, None);
             }
             if outage.is_some_and(|outage| outage <= at) {
-                over = Some(at + self.outage());
+                over = self.outage().map(|lasts| at + lasts).or(over);
                 outage = self.after(self.plan.outages * DAY, lively);
             }
             let dead = { self.replicas.iter().zip(&self.again) }
@@ -344,7 +385,7 @@ impl Life {
     }
 
     async fn bury(&mut self, name: &str) {
-        let pause = Duration::from_millis(self.chance.between(500, 90_000));
+        let pause = Duration::from_millis(self.pauses.between(500, 90_000));
         for at in 0..self.replicas.len() {
             let is_it = self.replicas[at]
                 .as_ref()
@@ -357,11 +398,24 @@ impl Life {
         }
     }
 
-    /// Has the API server or the CA be gone for a while; gives how long.
-    fn outage(&mut self) -> Duration {
+    /// Whether a part is not left out; it is noted then.
+    fn takes(&mut self, part: Part) -> bool {
+        let has = self.plan.has(part);
+        if has {
+            self.parts.insert(part);
+        }
+        has
+    }
+
+    /// Has the API server or the CA be gone for a while; gives how long, if that is not left out.
+    fn outage(&mut self) -> Option<Duration> {
         let of_ca = self.chance.in_thousand(600);
         let most = if of_ca { 3 * DAY } else { 3_600 };
         let lasts = self.chance.between(10, most);
+        self.outages += 1;
+        if !self.takes(Part::Outage(self.outages)) {
+            return None;
+        }
         let mut now = self.world.now();
         if of_ca {
             now.weather.ca_up = false;
@@ -377,134 +431,6 @@ impl Life {
             "weather",
             format_args!("{what} cannot be reached for {lasts} s"),
         );
-        Duration::from_secs(lasts)
-    }
-
-    fn annotate(&self, key: &Key, name: &str, value: Option<String>) {
-        let mut now = self.world.now();
-        now.objects.set(key, |secret| {
-            let annotations = &mut secret["metadata"]["annotations"];
-            match value {
-                Some(value) => annotations[name] = json!(value),
-                None => _ = annotations.as_object_mut().and_then(|all| all.remove(name)),
-            }
-        });
-        now.caused(key);
-    }
-
-    /// A user does something.
-    fn act(&mut self) -> Result<()> {
-        let key = self.chance.pick(&self.secrets).clone();
-        let what = self.chance.below(11);
-        let tell = |what: &str| self.world.tell("user", format_args!("{what} {key}"));
-        let held = {
-            let now = self.world.now();
-            now.objects.get(&key).map(|secret| secret["data"].clone())
-        };
-        match what {
-            0 => {
-                tell("asks for a new certificate of");
-                let value = self.chance.draw().to_string();
-                self.annotate(&key, keys::RENEW_NOW, Some(value));
-            }
-            1 | 2 => {
-                tell("changes the names of");
-                let name = format!("{}.{}.example.com", key.name, key.namespace);
-                let names = match self.chance.below(3) {
-                    0 => name,
-                    1 => format!("{name}, www.{name}"),
-                    _ => format!("api.{name}, {name}"),
-                };
-                self.annotate(&key, keys::NAMES, Some(names));
-            }
-            3 => {
-                tell("empties");
-                self.before.insert(key.clone(), held.unwrap_or_default());
-                let empty = json!({"tls.crt": "", "tls.key": ""});
-                self.hold(&key, &empty);
-            }
-            4 => {
-                let Some(before) = self.before.remove(&key).filter(|it| !it.is_null()) else {
-                    self.before.insert(key.clone(), held.unwrap_or_default());
-                    return Ok(());
-                };
-                tell("puts back what was in");
-                self.hold(&key, &before);
-            }
-            5 => {
-                if self.paused.remove(&key).is_some() {
-                    tell("resumes");
-                    self.annotate(&key, keys::PAUSED, None);
-                } else {
-                    tell("pauses");
-                    self.paused.insert(key.clone(), Instant::now());
-                    self.annotate(&key, keys::PAUSED, Some("true".into()));
-                }
-            }
-            6 => {
-                tell("deletes and makes again");
-                let mut now = self.world.now();
-                let deleted = now.objects.delete(&key, &Value::Null);
-                let deleted = deleted.map_err(|it| anyhow!("{}", it.message))?;
-                let mut again = Value::clone(&deleted);
-                let annotations = again["metadata"]["annotations"].as_object_mut();
-                if let Some(annotations) = annotations {
-                    annotations.retain(|name, _| !name.starts_with("state."));
-                }
-                let again = json!({
-                    "metadata": {"annotations": again["metadata"]["annotations"]},
-                    "type": again["type"], "data": again["data"],
-                });
-                let made = now.objects.create(&key, again);
-                made.map_err(|refusal| anyhow!("{}", refusal.message))?;
-                now.caused(&key);
-            }
-            7 => {
-                let of = Key::new(
-                    &DEPLOYMENTS,
-                    &key.namespace,
-                    &key.name.replace("tls", "web"),
-                );
-                self.world.tell("user", format_args!("restarts {of}"));
-                let value = self.chance.draw().to_string();
-                self.world.now().objects.set(&of, |it| {
-                    it["spec"]["template"]["metadata"]["annotations"]["restarted"] = json!(value);
-                });
-            }
-            8 => {
-                let of = Key::new(
-                    &DEPLOYMENTS,
-                    &key.namespace,
-                    &key.name.replace("tls", "web"),
-                );
-                let replicas = self.chance.between(1, 4);
-                self.world
-                    .tell("user", format_args!("scales {of} to {replicas}"));
-                self.world
-                    .now()
-                    .objects
-                    .set(&of, |it| it["spec"]["replicas"] = json!(replicas));
-            }
-            9 => {
-                tell("writes nonsense on");
-                let value = *self.chance.pick(&["soon", "30", "33%", "10d"]);
-                self.annotate(&key, keys::RENEW_BEFORE, Some(value.to_owned()));
-            }
-            _ => {
-                let minutes = self.chance.between(1, 3);
-                self.world
-                    .tell("user", format_args!("changes the config: {minutes}"));
-                for replica in self.replicas.iter().flatten() {
-                    replica.configure(config(minutes)?);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn hold(&self, key: &Key, data: &Value) {
-        let mut now = self.world.now();
-        now.objects.set(key, |secret| secret["data"] = data.clone());
-        now.caused(key);
+        Some(Duration::from_secs(lasts))
     }
 }

@@ -2,24 +2,33 @@
 //!
 //! `simulation story SEED` tells one run. `simulation seeds SECONDS [FIRST]` lives as many seeds as fit, each in a process
 //! of its own, so that a seed is the same run wherever it stands. `simulation year` measures. `simulation planted` puts
-//! faults of the operator's on, one by one, and sees each found.
+//! faults of the operator's on, one by one, and sees each found. `simulation shrink SEED` looks for the fewest faults,
+//! acts of users and Secrets with which a seed still fails, and `simulation story SEED FILE` tells the run with these.
 
+mod shrink;
 mod system;
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write as _};
-use std::path::Path;
-use std::process::{Command, ExitCode, Output};
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use simulation::life::{Outcome, Plan};
+use simulation::parts::Part;
 use simulation::planted::{self, Planted};
 
 /// Seeds under each planted fault before it counts as not found.
 const TRIES: u64 = 40;
+/// How long one seed may take: the slowest take half of it beside a build.
+const MOST: Duration = Duration::from_secs(240);
+/// Seconds in which the first seed that fails is made shorter.
+const SHRINK: u64 = 120;
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,16 +36,20 @@ fn main() -> Result<ExitCode> {
     match *arguments.as_slice() {
         ["story", seed] => one(Plan::of(number(seed)?), true),
         ["run", seed] => one(Plan::of(number(seed)?), false),
-        ["run", seed, planted] => {
-            let planted = Some(Planted::named(planted).context("no fault has this name")?);
-            let plan = Plan::of(number(seed)?);
-            one(Plan { planted, ..plan }, false)
-        }
+        ["story", seed, file] => one(partly(seed, file, None)?, true),
+        ["story", seed, file, planted] => one(partly(seed, file, Some(planted))?, true),
+        ["run", seed, planted] => one(partly(seed, "-", Some(planted))?, false),
+        ["parts", seed, file] => parts(partly(seed, file, None)?),
+        ["parts", seed, file, planted] => parts(partly(seed, file, Some(planted))?),
+        ["shrink", seed] => shrunk(number(seed)?, None),
+        ["shrink", seed, planted] => shrunk(number(seed)?, Some(planted)),
         ["year"] => year(),
         ["seeds", seconds] => seeds(number(seconds)?, 1),
         ["seeds", seconds, first] => seeds(number(seconds)?, number(first)?),
         ["planted"] => planted(),
-        _ => bail!("expected: story SEED, run SEED [FAULT], seeds SECONDS [FIRST], year, planted"),
+        _ => bail!(
+            "expected: story SEED [FILE [FAULT]], run SEED [FAULT], shrink SEED [FAULT], seeds SECONDS [FIRST], year, planted"
+        ),
     }
 }
 
@@ -45,7 +58,54 @@ fn number(text: &str) -> Result<u64> {
         .with_context(|| format!("{text:?} is no number"))
 }
 
-fn say(text: &str) -> Result<()> {
+/// A seed with the parts that a file lists, one a line (`-`: all that it has), and a planted fault.
+fn partly(seed: &str, file: &str, planted: Option<&str>) -> Result<Plan> {
+    let named = |planted| Planted::named(planted).context("no fault has this name");
+    let planted = planted.map(named).transpose()?;
+    let plan = Plan::of(number(seed)?);
+    if file == "-" {
+        return Ok(Plan { planted, ..plan });
+    }
+    let text = fs::read_to_string(file).with_context(|| file.to_owned())?;
+    let among: BTreeSet<Part> = text
+        .lines()
+        .map(str::parse::<Part>)
+        .collect::<Result<_, _>>()?;
+    Ok(Plan {
+        planted,
+        among: Some(among),
+        until_one: true,
+        ..plan
+    })
+}
+
+/// Lives one plan up to the first thing that does not hold, and prints its parts.
+fn parts(plan: Plan) -> Result<ExitCode> {
+    system::seed(plan.seed);
+    let plan = Plan {
+        until_one: true,
+        ..plan
+    };
+    let outcome = plan.live(false)?;
+    for part in &outcome.parts {
+        say(&format!("PART {part}"))?;
+    }
+    for violation in &outcome.violations {
+        say(&format!("VIOLATED {violation}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shrunk(seed: u64, planted: Option<&str>) -> Result<ExitCode> {
+    let fails = shrink::shrink(seed, planted, 10 * SHRINK)?;
+    Ok(if fails {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+pub(crate) fn say(text: &str) -> Result<()> {
     writeln!(io::stdout(), "{text}").context("standard output")
 }
 
@@ -78,12 +138,57 @@ fn summary(outcome: &Outcome) -> Value {
     })
 }
 
-fn child(arguments: &[&str]) -> Result<Output> {
+/// What came of a run of its own.
+pub(crate) struct Child {
+    /// Whether all held; `None` if it did not end in time.
+    pub(crate) held: Option<bool>,
+    /// What it printed.
+    pub(crate) out: String,
+    /// What it complained about.
+    pub(crate) err: String,
+}
+
+/// Runs this program with other arguments, for so long at the most.
+pub(crate) fn child(arguments: &[&str], most: Duration) -> Result<Child> {
     let program = std::env::current_exe()?;
-    Command::new(program)
+    let mut child = Command::new(program)
         .args(arguments)
-        .output()
-        .context("a run of its own")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("a run of its own")?;
+    let (out, err) = (read(child.stdout.take()), read(child.stderr.take()));
+    let until = Instant::now() + most;
+    let held = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status.success());
+        }
+        if Instant::now() >= until {
+            child.kill()?;
+            child.wait()?;
+            break None;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let text = |reading: JoinHandle<String>| reading.join().unwrap_or_default();
+    Ok(Child {
+        held,
+        out: text(out),
+        err: text(err),
+    })
+}
+
+/// Reads a pipe to its end.
+fn read(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What came before an error is shown.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// Lives seeds for so long.
@@ -94,28 +199,30 @@ fn seeds(seconds: u64, first: u64) -> Result<ExitCode> {
         if began.elapsed() >= Duration::from_secs(seconds) {
             break;
         }
-        let lived = child(&["run", &seed.to_string()])?;
-        let text = String::from_utf8_lossy(&lived.stdout);
+        let lived = child(&["run", &seed.to_string()], MOST)?;
         count += 1;
-        let summary = text
-            .lines()
-            .last()
-            .and_then(|it| serde_json::from_str::<Value>(it).ok());
+        let summary = lived.out.lines().next_back();
+        let summary = summary.and_then(|it| serde_json::from_str::<Value>(it).ok());
         days += summary.and_then(|it| it["days"].as_u64()).unwrap_or(0);
-        if !lived.status.success() {
+        if lived.held != Some(true) {
             say(&format!(
                 "seed {seed} failed; `make simulate SEED={seed}` tells its story"
             ))?;
-            for line in text.lines().filter(|line| line.starts_with("VIOLATED")) {
-                say(&format!("  {line}"))?;
+            if lived.held.is_none() {
+                say(&format!("  it has not ended within {} s", MOST.as_secs()))?;
             }
-            let error = String::from_utf8_lossy(&lived.stderr);
-            error
+            let violations = lived
+                .out
                 .lines()
-                .take(20)
+                .filter(|line| line.starts_with("VIOLATED"));
+            violations
+                .chain(lived.err.lines().take(20))
                 .try_for_each(|line| say(&format!("  {line}")))?;
             failed.push(seed);
         }
+    }
+    if let Some(first) = failed.first() {
+        shrink::shrink(*first, None, SHRINK)?;
     }
     let years = days as f64 / 365.0;
     say(&format!(
@@ -172,11 +279,9 @@ fn planted() -> Result<ExitCode> {
         let began = Instant::now();
         let mut found = None;
         for seed in 1..=TRIES {
-            let lived = child(&["run", &seed.to_string(), name])?;
-            let text = String::from_utf8_lossy(&lived.stdout).into_owned();
-            let violation = text
-                .lines()
-                .find(|it| it.starts_with("VIOLATED") && it.contains(words));
+            let lived = child(&["run", &seed.to_string(), name], MOST)?;
+            let violation =
+                { lived.out.lines() }.find(|it| it.starts_with("VIOLATED") && it.contains(words));
             if let Some(violation) = violation {
                 found = Some((seed, violation.to_owned()));
                 break;
@@ -206,11 +311,17 @@ fn planted() -> Result<ExitCode> {
     })
 }
 
+/// A directory below `target`, made if there is none.
+pub(crate) fn directory(name: &str) -> Result<PathBuf> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let directory = target.join(name);
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
 /// Adds figures to `target/bench/simulation.json`.
 fn report(figures: &[(&str, Value)]) -> Result<()> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
-    fs::create_dir_all(&directory)?;
-    let file = directory.join("simulation.json");
+    let file = directory("bench")?.join("simulation.json");
     let former = fs::read_to_string(&file).ok();
     let former = former.and_then(|text| serde_json::from_str::<Value>(&text).ok());
     let mut all = former.filter(Value::is_object).unwrap_or_else(|| json!({}));

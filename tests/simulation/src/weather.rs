@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::chance::Chance;
+use crate::parts::{Fates, Part};
 
 /// What happens to one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
     /// It is answered.
     Fair,
@@ -36,6 +37,12 @@ pub struct Weather {
     pub api_up: bool,
     /// Whether the CA can.
     pub ca_up: bool,
+    /// These fates alone instead of those that are drawn: of requests to the API server, and to the CA.
+    pub only: Option<(Fates, Fates)>,
+    /// What went wrong.
+    pub happened: Vec<Part>,
+    /// Requests so far, likewise.
+    asked: (u64, u64),
     chance: Chance,
 }
 
@@ -49,6 +56,9 @@ impl Weather {
             deaths: 0,
             api_up: true,
             ca_up: true,
+            only: None,
+            happened: Vec::new(),
+            asked: (0, 0),
             chance: Chance::new(seed),
         }
     }
@@ -57,6 +67,9 @@ impl Weather {
     pub fn clear(&mut self) {
         (self.api, self.ca, self.deaths) = (0, 0, 0);
         (self.api_up, self.ca_up) = (true, true);
+        if let Some(only) = &mut self.only {
+            *only = (Fates::new(), Fates::new());
+        }
     }
 
     /// Time on the way, there or back.
@@ -66,9 +79,24 @@ impl Weather {
 
     /// The fate of a request to the API server.
     pub fn of_api(&mut self, writes: bool, patches: bool, lists: bool) -> Fate {
+        let number = self.asked.0;
+        self.asked.0 += 1;
         if !self.api_up {
             return Fate::LostBefore;
         }
+        // Drawn in any case, so that the ways stay as long as they were.
+        let drawn = self.drawn_of_api(writes, patches, lists);
+        let fate = match &self.only {
+            Some((api, _)) => api.get(&number).copied().unwrap_or(Fate::Fair),
+            None => drawn,
+        };
+        if fate != Fate::Fair {
+            self.happened.push(Part::Api(number, fate));
+        }
+        fate
+    }
+
+    fn drawn_of_api(&mut self, writes: bool, patches: bool, lists: bool) -> Fate {
         if writes && self.chance.in_thousand(self.deaths) {
             return *self.chance.pick(&[Fate::DiesBefore, Fate::DiesAfter]);
         }
@@ -89,9 +117,23 @@ impl Weather {
 
     /// The fate of a request to the CA.
     pub fn of_ca(&mut self) -> Fate {
+        let number = self.asked.1;
+        self.asked.1 += 1;
         if !self.ca_up {
             return Fate::LostBefore;
         }
+        let drawn = self.drawn_of_ca();
+        let fate = match &self.only {
+            Some((_, ca)) => ca.get(&number).copied().unwrap_or(Fate::Fair),
+            None => drawn,
+        };
+        if fate != Fate::Fair {
+            self.happened.push(Part::Ca(number, fate));
+        }
+        fate
+    }
+
+    fn drawn_of_ca(&mut self) -> Fate {
         if self.chance.in_thousand(self.deaths) {
             return *self.chance.pick(&[Fate::DiesBefore, Fate::DiesAfter]);
         }

@@ -4,8 +4,12 @@ use std::process::Command;
 
 /// The story of a seed, by a process of its own.
 fn story(seed: u64) -> Vec<u8> {
+    told(&["story", &seed.to_string()])
+}
+
+fn told(arguments: &[&str]) -> Vec<u8> {
     let told = Command::new(env!("CARGO_BIN_EXE_simulation"))
-        .args(["story", &seed.to_string()])
+        .args(arguments)
         .output()
         .expect("the program was just built");
     assert!(
@@ -39,4 +43,29 @@ fn the_same_seed_is_the_same_story() {
         assert_eq!(first.len(), second.len(), "seed {seed}");
         assert!(first.len() > 1_000, "seed {seed}: nothing happens");
     }
+}
+
+/// What the shrinker rests on: a run is its parts, and with fewer of them less happens.
+#[test]
+fn a_run_of_all_its_parts_is_the_same_run() {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the story is text");
+    let file = concat!(env!("CARGO_TARGET_TMPDIR"), "/parts");
+    let parts = text(told(&["parts", "2", "-"]));
+    let parts: Vec<&str> = { parts.lines() }
+        .filter_map(|line| line.strip_prefix("PART "))
+        .collect();
+    assert!(parts.contains(&"secret 0"), "{parts:?}");
+    std::fs::write(file, parts.join("\n")).expect("a file is written");
+    let (first, second) = (text(story(2)), text(told(&["story", "2", file])));
+    // The plan, which is the first line, says that it has a list.
+    let lines = first.lines().skip(1).zip(second.lines().skip(1));
+    let differs = { lines }.find(|(first, second)| first != second);
+    // The summary at the end has a digest of all lines.
+    if let Some((first, second)) = differs.filter(|(first, _)| !first.starts_with('{')) {
+        panic!("{first}\n{second}");
+    }
+    std::fs::write(file, "secret 0").expect("a file is written");
+    let alone = text(told(&["story", "2", file]));
+    let issues = |text: &str| text.matches(" issues #").count();
+    assert!(issues(&alone) <= issues(&first), "{alone}");
 }

@@ -11,7 +11,7 @@ use crate::world::{State, World};
 
 /// Looks after one Deployment for as long as there is one.
 pub async fn look_after(world: World, key: Key) {
-    let mut changed = world.now().objects.changed.subscribe();
+    let mut changed = world.now().objects.changes_of(key.kind);
     loop {
         changed.mark_unchanged();
         let Some(object) = world.now().objects.get(&key).cloned() else {

@@ -19,7 +19,7 @@ const KEPT: [&str; 6] = [
     "creationTimestamp",
     "generation",
 ];
-/// Most changes that a watch can catch up on; older ones are gone (410).
+/// Most changes of a kind that a watch can catch up on; older ones are gone (410).
 const REMEMBERED: usize = 400;
 
 /// Which object.
@@ -161,15 +161,34 @@ impl Refusal {
     }
 }
 
+/// The changes of one kind, as the API server's watch cache has them: a kind that rests is not crowded out by another.
+#[derive(Debug)]
+struct Changes {
+    kept: VecDeque<Change>,
+    /// The version of the last one that is not kept any more.
+    gone: u64,
+    told: watch::Sender<u64>,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self {
+            kept: VecDeque::new(),
+            gone: 0,
+            told: watch::Sender::new(0),
+        }
+    }
+}
+
 /// All objects.
 #[derive(Debug)]
 pub struct Objects {
     version: u64,
     made: u64,
     all: BTreeMap<Key, Arc<Value>>,
-    changes: VecDeque<Change>,
-    /// The version of the cluster, for those who watch it.
-    pub changed: watch::Sender<u64>,
+    changes: BTreeMap<&'static Kind, Changes>,
+    /// Changes before this version are forgotten.
+    compacted: u64,
 }
 
 impl Default for Objects {
@@ -178,8 +197,8 @@ impl Default for Objects {
             version: 1,
             made: 0,
             all: BTreeMap::new(),
-            changes: VecDeque::new(),
-            changed: watch::Sender::new(1),
+            changes: BTreeMap::new(),
+            compacted: 1,
         }
     }
 }
@@ -209,28 +228,38 @@ impl Objects {
         })
     }
 
-    /// What has changed after this version; `None` if that is not known any more.
+    /// What of a kind has changed after this version; `None` if that is not known any more.
     #[must_use]
-    pub fn since(&self, version: u64) -> Option<Vec<Change>> {
-        let complete = match self.changes.front() {
-            Some(first) => version + 1 >= first.version,
-            None => version >= self.version,
+    pub fn since(&self, kind: &'static Kind, version: u64) -> Option<Vec<Change>> {
+        if version < self.compacted {
+            return None;
+        }
+        let Some(changes) = self.changes.get(kind) else {
+            return Some(Vec::new());
         };
-        let later = self.changes.iter().rev();
+        if version < changes.gone {
+            return None;
+        }
+        let later = changes.kept.iter().rev();
         let later = later.take_while(|change| change.version > version);
         let mut later: Vec<Change> = later.cloned().collect();
         later.reverse();
-        complete.then_some(later)
+        Some(later)
+    }
+
+    /// Tells of changes of a kind.
+    pub fn changes_of(&mut self, kind: &'static Kind) -> watch::Receiver<u64> {
+        self.changes.entry(kind).or_default().told.subscribe()
     }
 
     /// Forgets what has changed: every watch has to list again.
     pub fn compact(&mut self) {
-        self.changes.clear();
         self.version += 1;
-        let (version, before) = (self.version, self.version - 1);
-        debug_assert!(before > 0);
-        // A change of nothing, so that no earlier version is complete.
-        self.changed.send_replace(version);
+        self.compacted = self.version;
+        for changes in self.changes.values_mut() {
+            changes.kept.clear();
+            changes.told.send_replace(self.version);
+        }
     }
 
     /// Makes an object.
@@ -370,17 +399,20 @@ impl Objects {
         } else {
             self.all.insert(key.clone(), Arc::clone(&after));
         }
-        if self.changes.len() == REMEMBERED {
-            self.changes.pop_front();
+        let changes = self.changes.entry(key.kind).or_default();
+        if changes.kept.len() == REMEMBERED
+            && let Some(first) = changes.kept.pop_front()
+        {
+            changes.gone = first.version;
         }
-        self.changes.push_back(Change {
+        changes.kept.push_back(Change {
             version: self.version,
             key: key.clone(),
             before,
             after: Arc::clone(&after),
             deleted,
         });
-        self.changed.send_replace(self.version);
+        changes.told.send_replace(self.version);
         after
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn list(objects: &Objects, asked: &Asked) -> Response<Answer> {
         let Ok(of) = of.parse() else {
             return nonsense();
         };
-        if objects.since(of).is_none() {
+        if objects.since(asked.kind, of).is_none() {
             return expired();
         }
         version = of;
@@ -158,7 +158,8 @@ fn line(lines: &mut Vec<u8>, kind: &str, object: &Value) {
 
 impl Watching {
     async fn next(&mut self) -> Option<Vec<u8>> {
-        let mut changed = self.world.now().objects.changed.subscribe();
+        let kind = self.asked.kind;
+        let mut changed = self.world.now().objects.changes_of(kind);
         loop {
             if !self.ready.is_empty() {
                 return Some(std::mem::take(&mut self.ready));
@@ -167,7 +168,7 @@ impl Watching {
                 return None;
             }
             changed.mark_unchanged();
-            let changes = self.world.now().objects.since(self.version);
+            let changes = self.world.now().objects.since(kind, self.version);
             let Some(changes) = changes else {
                 let gone = json!({
                     "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired",
@@ -187,6 +188,8 @@ impl Watching {
             if timeout_at(self.until, changed.changed()).await.is_err() {
                 self.ended = true;
                 if self.bookmarked {
+                    // Nothing of its kind has changed up to now.
+                    self.version = self.world.now().objects.version();
                     let mark = json!({
                         "kind": self.asked.kind.name, "apiVersion": self.asked.kind.api,
                         "metadata": {"resourceVersion": self.version.to_string(), "creationTimestamp": null},
@@ -203,7 +206,7 @@ impl Watching {
             .namespace
             .as_ref()
             .is_some_and(|it| *it != change.key.namespace);
-        if change.key.kind != asked.kind || elsewhere {
+        if elsewhere {
             return;
         }
         let before = change.before.as_ref().is_some_and(|it| asked.selects(it));

@@ -313,6 +313,9 @@ impl Requested<'_> {
                     let mut now = self.world.now();
                     now.distort(&key, &mut body);
                     now.patches(&key, &body);
+                    if let Some(object) = now.pretends(&key, &body) {
+                        return json_answer(200, &object);
+                    }
                 }
                 let patched = self.write(&key, 200, |objects| objects.merge(&key, &body, &manager));
                 let again = self.world.now().second_write(&key, &body);
@@ -323,6 +326,14 @@ impl Requested<'_> {
             }
             Method::DELETE => {
                 let key = asked.key();
+                let kept = {
+                    let now = self.world.now();
+                    let object = now.objects.get(&key).cloned();
+                    object.filter(|_| now.keeps(&key))
+                };
+                if let Some(object) = kept {
+                    return json_answer(200, &done(&key, object));
+                }
                 self.write(&key, 200, |objects| {
                     let deleted = objects.delete(&key, &body["preconditions"])?;
                     Ok(done(&key, deleted))

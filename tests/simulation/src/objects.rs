@@ -487,7 +487,7 @@ fn valid(key: &Key, before: Option<&Value>, object: &Value) -> Result<(), Refusa
 }
 
 /// RFC 7386.
-fn merge(target: &mut Value, patch: &Value) {
+pub(crate) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return;

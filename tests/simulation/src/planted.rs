@@ -3,11 +3,14 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use cert_renew_core::secret::keys;
+use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 use crate::checks::{annotation, data};
-use crate::objects::{DEPLOYMENTS, Key, SECRETS, timestamp};
+use crate::objects::{DEPLOYMENTS, Key, SECRETS, merge, timestamp};
 use crate::world::{HOME, State};
 
 /// A fault.
@@ -15,7 +18,7 @@ use crate::world::{HOME, State};
 pub struct Planted(pub &'static str);
 
 /// All of them: the name, what it is, and words of the check that finds it.
-pub const ALL: [(&str, &str, &str); 6] = [
+pub const ALL: [(&str, &str, &str); 12] = [
     (
         "gate",
         "a replica writes although it does not lead",
@@ -46,6 +49,36 @@ pub const ALL: [(&str, &str, &str); 6] = [
         "the order's record is not kept",
         "without a cause",
     ),
+    (
+        "left",
+        "the order's record is not deleted",
+        "is left in the end",
+    ),
+    (
+        "window",
+        "the CA's window is taken for one that is over",
+        "without a cause",
+    ),
+    (
+        "key",
+        "a certificate is written with another key",
+        "with another key",
+    ),
+    (
+        "unwritten",
+        "a certificate is taken for written and is not",
+        "without a cause",
+    ),
+    (
+        "unrolled",
+        "a workload is taken for restarted and is not",
+        "serve",
+    ),
+    (
+        "leaf",
+        "a workload is restarted for another Secret's certificate",
+        "has no more",
+    ),
 ];
 
 impl Planted {
@@ -71,6 +104,13 @@ impl State {
             patch["metadata"]["resourceVersion"] = Value::Null;
             patch["metadata"]["uid"] = Value::Null;
         }
+        if self.planted_is("leaf") && key.kind == &DEPLOYMENTS {
+            self.confuse(key, patch);
+        }
+        if self.planted_is("key") && of_users && data(patch, "tls.key").is_some() {
+            let other = KeyPair::generate().unwrap_or_else(|error| panic!("{error}"));
+            patch["data"]["tls.key"] = json!(BASE64_STANDARD.encode(other.serialize_pem()));
+        }
         if self.planted_is("early") && of_users {
             let known =
                 { self.objects.get(key) }.filter(|it| annotation(it, keys::ROLLED_OUT).is_some());
@@ -82,6 +122,54 @@ impl State {
                 patch["metadata"]["annotations"][keys::ROLLED_OUT] = json!(value);
             }
         }
+    }
+
+    /// Has a restart be one for another Secret's certificate.
+    fn confuse(&self, key: &Key, patch: &mut Value) {
+        let annotations = patch.pointer_mut("/spec/template/metadata/annotations");
+        let Some(annotations) = annotations.and_then(Value::as_object_mut) else {
+            return;
+        };
+        for (name, value) in annotations {
+            let Some(secret) = name.strip_prefix(keys::LEAF_PREFIX) else {
+                continue;
+            };
+            let secret = Key::new(&SECRETS, &key.namespace, secret);
+            let leaf = { self.objects.get(&secret) }.and_then(|it| self.leaf_in(it));
+            let Some(leaf) = leaf.map(|leaf| &self.ca.issued[leaf]) else {
+                continue;
+            };
+            let other = { self.ca.issued.iter() }.find(|it| it.names != leaf.names);
+            if let (Some(text), Some(other)) = (value.as_str(), other) {
+                *value = json!(text.replace(&leaf.fingerprint, &other.fingerprint));
+            }
+        }
+    }
+
+    /// The answer to a patch that the fault keeps from being carried out.
+    #[must_use]
+    pub fn pretends(&self, key: &Key, patch: &Value) -> Option<Value> {
+        let of_users = key.kind == &SECRETS && key.namespace != HOME;
+        let writes = of_users && !patch["data"].is_null();
+        let restarts = key.kind == &DEPLOYMENTS && !patch["spec"]["template"].is_null();
+        let kept =
+            writes && self.planted_is("unwritten") || restarts && self.planted_is("unrolled");
+        if !kept {
+            return None;
+        }
+        let mut object = Value::clone(self.objects.get(key)?);
+        let version = object["metadata"]["resourceVersion"].clone();
+        merge(&mut object, patch);
+        object["metadata"]["resourceVersion"] = version;
+        Some(object)
+    }
+
+    /// Whether the fault keeps this object from being deleted.
+    #[must_use]
+    pub fn keeps(&self, key: &Key) -> bool {
+        let object = self.objects.get(key);
+        let is_record = object.is_some_and(|it| it["type"] == "cert-renew.io/order-record");
+        key.namespace == HOME && is_record && self.planted_is("left")
     }
 
     /// A second write of the fault's, after a patch was carried out.

@@ -468,6 +468,7 @@ fn info(now: &mut State, path: &str) -> Said {
     let start = it.not_after - lifetime / 3;
     let (start, end) = match it.wanted_back {
         Some(at) => (at - 2 * HOUR, at - HOUR),
+        None if now.planted_is("window") => (clock::now() - 2 * HOUR, clock::now() - HOUR),
         None => (start, start + (lifetime / 45).max(HOUR)),
     };
     let window = json!({"suggestedWindow": {"start": timestamp(start), "end": timestamp(end)}});

@@ -83,6 +83,7 @@ pub(crate) struct Core {
     tasks: Kept<(Secret, bool), (bool, bool)>,
     due: Kept<Secret, bool>,
     standing: Kept<(Secret, Number, Names), Standing>,
+    wanted: Kept<(Secret, Names), bool>,
     written: Kept<(Secret, Leaf), Option<Secret>>,
     rolling: Kept<(Secret, Option<Secret>, Workload), Rolling>,
 }
@@ -127,6 +128,7 @@ impl Core {
             tasks: Kept::new(),
             due: Kept::new(),
             standing: Kept::new(),
+            wanted: Kept::new(),
             written: Kept::new(),
             rolling: Kept::new(),
         })
@@ -187,6 +189,20 @@ impl Core {
             } else {
                 Standing::Undue
             }
+        })
+    }
+
+    /// Whether a Secret asks for the certificate of an order, be it there already or not: what the look before each
+    /// write asks.
+    pub(crate) fn still_wants(&self, secret: Secret, names: Names) -> bool {
+        self.wanted.get((secret, names), || {
+            let (_, assessment) = self.assess(secret);
+            let ordered_names = [name(names)];
+            assessment.still_wants(Ordered {
+                names: &ordered_names,
+                created: self.now - ORDERED,
+                by_the_ca: false,
+            })
         })
     }
 

@@ -232,12 +232,15 @@ impl Protocol {
                 Renewal::Delete(order)
             }
             Renewal::Finalize(order) => Renewal::LookToWrite(order),
-            Renewal::LookToWrite(order) => match self.standing(state, order) {
-                Standing::Unwanted if !self.is_planted(Planted::WishForgotten) => {
+            // The Secret may have its pair already, and ask for other names by now: that is not written once more.
+            Renewal::LookToWrite(order) => {
+                let wants = self.core.still_wants(state.secret, state.names_of(order));
+                if wants || self.is_planted(Planted::WishForgotten) {
+                    Renewal::Write(order, state.secret)
+                } else {
                     Renewal::GiveBack(order, true)
                 }
-                _ => Renewal::Write(order, state.secret),
-            },
+            }
             Renewal::Write(..) if self.is_planted(Planted::RecordLeft) => {
                 state.operators[me].knows_record = false;
                 return Some(());

@@ -401,7 +401,11 @@ fn kept(answer: &Value) -> Value {
         return answer.clone();
     }
     if answer["kind"] == "Status" {
-        return json!({"code": answer["code"], "reason": answer["reason"], "status": answer["status"]});
+        // By this word the operator knows that the object is another one.
+        let of_uid = { answer["message"].as_str() }.is_some_and(|it| it.contains("metadata.uid"));
+        return json!({
+            "code": answer["code"], "reason": answer["reason"], "status": answer["status"], "ofUid": of_uid,
+        });
     }
     if let Some(items) = answer["items"].as_array() {
         let items: Vec<Value> = items.iter().map(kept).collect();

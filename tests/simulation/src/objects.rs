@@ -447,15 +447,14 @@ fn fits(key: &Key, object: &Value, wanted: &Value, of_uid: u16) -> Result<(), Re
         let value = &wanted[field];
         !value.is_null() && *value != object["metadata"][field]
     };
+    // A changed uid in a patch is one of an immutable field; the API server looks at the version first.
+    if differs("uid") && of_uid == 422 && !differs("resourceVersion") {
+        let message = format!("{key} is invalid: metadata.uid: Invalid value: field is immutable");
+        return Err(Refusal::new(422, "Invalid", message));
+    }
     if differs("uid") {
         let message = format!("{key}: the uid in the precondition is another");
-        // A changed uid in a patch is one of an immutable field; the API server looks at the version first.
-        let reason = if of_uid == 409 || differs("resourceVersion") {
-            return Err(Refusal::new(409, "Conflict", message));
-        } else {
-            "Invalid"
-        };
-        return Err(Refusal::new(of_uid, reason, message));
+        return Err(Refusal::new(409, "Conflict", message));
     }
     if differs("resourceVersion") {
         let message = format!("{key}: the object has been modified");

@@ -25,7 +25,7 @@ use simulation::planted::{self, Planted};
 
 /// Seeds under each planted fault before it counts as not found.
 const TRIES: u64 = 40;
-/// How long one seed may take: the slowest take half of it beside a build.
+/// How long one seed may take.
 const MOST: Duration = Duration::from_secs(240);
 /// Seconds in which the first seed that fails is made shorter.
 const SHRINK: u64 = 120;

@@ -74,7 +74,8 @@ pub(crate) fn shrink(seed: u64, planted: Option<&str>, seconds: u64) -> Result<b
     };
     let whole = runs.live(None)?;
     let Some(mut violation) = whole.violation else {
-        say(&format!("seed {seed} does not fail"))?;
+        let seconds = MOST.as_secs();
+        say(&format!("seed {seed} does not fail within {seconds} s"))?;
         return Ok(false);
     };
     let looked_for = kind(&violation);

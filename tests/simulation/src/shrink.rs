@@ -92,7 +92,7 @@ pub(crate) fn shrink(seed: u64, planted: Option<&str>, seconds: u64) -> Result<b
             let mut fewer = kept.clone();
             fewer.drain(at..(at + size).min(kept.len()));
             tries += 1;
-            let lived = runs.live(Some(&fewer))?;
+            let lived = runs.live(Some(fewer.as_slice()))?;
             let same = { lived.violation }.filter(|it| kind(it) == looked_for);
             if let Some(same) = same {
                 // What did not come to happen any more changes nothing.

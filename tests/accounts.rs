@@ -8,9 +8,10 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use test_bench::objects::{Reference, Space};
-use test_bench::{Bench, Fault, Operator, Proxies, Result, Server, ensure, eventually};
+use test_bench::{Bench, Fault, Operator, Result, Server, ensure, eventually};
 
 use crate::renewal::{SOON, data, leaf, options, renewed, rolled_out};
+use crate::scene::behind_proxies;
 
 /// The command line as the administrator uses it, for an operator's issuer `pebble`.
 fn cert_renew(bench: &Bench, arguments: &[&str]) -> Result<Output> {
@@ -99,10 +100,7 @@ async fn a_revoked_certificate_is_replaced_at_once_and_its_key_with_it() -> Resu
 #[tokio::test]
 async fn an_account_is_taken_to_a_new_key_even_in_two_attempts() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let mut options = options();
-    options.directory = Some(proxies.directory());
-    let mut operator = Operator::start(bench, options).await?;
+    let (proxies, mut operator) = behind_proxies(bench, options()).await?;
     let space = Space::new(bench.client()?, "rollover", operator.namespace()).await?;
     issued(&space, "before", &[]).await?;
     let namespace = operator.namespace().to_owned();
@@ -152,10 +150,7 @@ async fn an_account_is_taken_to_a_new_key_even_in_two_attempts() -> Result<()> {
 #[tokio::test]
 async fn a_revocation_that_the_ca_refuses_replaces_the_key_all_the_same() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let mut options = options();
-    options.directory = Some(proxies.directory());
-    let operator = Operator::start(bench, options).await?;
+    let (proxies, operator) = behind_proxies(bench, options()).await?;
     let space = Space::new(bench.client()?, "refused", operator.namespace()).await?;
     let refusals = [
         (400, "badRevocationReason", 2),
@@ -231,10 +226,7 @@ async fn without_an_account_to_revoke_with_the_key_is_replaced_all_the_same() ->
 #[tokio::test]
 async fn a_rollover_that_the_ca_refuses_for_good_leaves_no_second_key_behind() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let mut options = options();
-    options.directory = Some(proxies.directory());
-    let operator = Operator::start(bench, options).await?;
+    let (proxies, operator) = behind_proxies(bench, options()).await?;
     let space = Space::new(bench.client()?, "forgone", operator.namespace()).await?;
     issued(&space, "before", &[]).await?;
     let namespace = operator.namespace().to_owned();

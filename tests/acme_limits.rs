@@ -8,15 +8,12 @@ use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::json;
 use test_bench::objects::Space;
-use test_bench::{
-    Bench, Fault, Operator, OperatorOptions, Proxies, Result, Server, ensure, eventually,
-    throughout,
-};
+use test_bench::{Bench, Fault, Operator, Result, Server, ensure, eventually, throughout};
 
 use crate::acme_operator::{configured, event, issued, renewals};
 use crate::faults::{action, finalizes, once};
 use crate::renewal::{SOON, annotation, options, renewed};
-use crate::scene::{End, Scene, answered, records};
+use crate::scene::{End, Scene, answered, behind_proxies, records};
 
 /// What the CA asks for.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -49,18 +46,13 @@ fn limits(status: u16) -> Fault {
 #[tokio::test]
 async fn a_limit_stops_its_issuer_for_as_long_as_it_says_and_no_other() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
     let beside = format!(
         "  beside:\n    directory: {}\n    caBundle: {}\n    profile: default\n    \
          allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]\n",
         bench.pebble().directory(),
         bench.ca_bundle().display(),
     );
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        ..configured("", &beside)
-    };
-    let operator = Operator::start(bench, options).await?;
+    let (proxies, operator) = behind_proxies(bench, configured("", &beside)).await?;
     let space = Space::new(bench.client()?, "limits", operator.namespace()).await?;
     issued(&space, "before", "before.limits.example").await?;
     for status in [429, 503] {
@@ -259,12 +251,7 @@ async fn budgets_are_kept_over_restarts() -> Result<()> {
 #[tokio::test]
 async fn certificates_of_secrets_that_went_meanwhile_are_counted_too() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        ..options()
-    };
-    let operator = Operator::start(bench, options).await?;
+    let (proxies, operator) = behind_proxies(bench, options()).await?;
     let space = Space::new(bench.client()?, "went", operator.namespace()).await?;
     let annotations = [("issuer", "pebble"), ("names", "went.example")];
     let namespace = space.name.clone();

@@ -14,6 +14,7 @@ use test_bench::{
 use crate::acme_limits::orders;
 use crate::acme_operator::{configured, event};
 use crate::renewal::{SOON, renewed};
+use crate::scene::behind_proxies;
 
 /// Long enough for those to show themselves that should wait.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -75,12 +76,7 @@ async fn requests_to_one_host_follow_each_other_as_the_config_says() -> Result<(
 #[tokio::test]
 async fn a_limit_of_a_domain_stops_every_set_with_a_name_under_it_and_no_other() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        ..configured("", "")
-    };
-    let mut operator = Operator::start(bench, options).await?;
+    let (proxies, mut operator) = behind_proxies(bench, configured("", "")).await?;
     let space = Space::new(bench.client()?, "named", operator.namespace()).await?;
     let since = Arc::new(Mutex::new(None::<Instant>));
     let limited = Arc::clone(&since);

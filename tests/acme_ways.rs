@@ -7,15 +7,15 @@ use std::time::Duration;
 use serde_json::json;
 use test_bench::objects::Space;
 use test_bench::{
-    Bench, Context as _, Fault, Operator, OperatorOptions, PebbleOptions, Proxies, Result, Server,
-    ensure, eventually, throughout,
+    Bench, Context as _, Fault, Operator, OperatorOptions, PebbleOptions, Result, Server, ensure,
+    eventually, throughout,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::acme_operator::{another_pebble, configured, event, issued};
 use crate::renewal::{SOON, annotation, options, renewed};
-use crate::scene::answered;
+use crate::scene::{answered, behind_proxies};
 
 /// Long enough for a write to show itself.
 const A_WHILE: Duration = Duration::from_secs(3);
@@ -85,17 +85,13 @@ async fn the_cas_are_asked_through_the_proxy_and_the_api_server_is_not() -> Resu
 #[tokio::test]
 async fn a_ca_that_has_limited_us_is_replaced_by_its_fallback_while_life_is_short() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
     let second = format!(
         "  second:\n    directory: {}\n    caBundle: {}\n    allow: [{{namespaces: [\"*\"], names: [\"**.example\"]}}]\n",
         bench.pebble().directory(),
         bench.ca_bundle().display(),
     );
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        ..configured("    fallback: second\n", &second)
-    };
-    let operator = Operator::start(bench, options).await?;
+    let (proxies, operator) =
+        behind_proxies(bench, configured("    fallback: second\n", &second)).await?;
     let space = Space::new(bench.client()?, "limited", operator.namespace()).await?;
     let limits = [
         // The first runs into the limit, the second is not asked for any more.
@@ -189,12 +185,7 @@ async fn a_name_that_the_ca_has_seen_proven_needs_no_solver() -> Result<()> {
 #[tokio::test]
 async fn a_poll_for_renewal_information_writes_nothing() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        ..options()
-    };
-    let mut operator = Operator::start(bench, options).await?;
+    let (proxies, mut operator) = behind_proxies(bench, options()).await?;
     let space = Space::new(bench.client()?, "polled", operator.namespace()).await?;
     issued(&space, "polled", "polled.example").await?;
     let polls = || answered(&proxies, "-ari", 200);

@@ -18,7 +18,7 @@ use crate::acme_operator::{configured, event, issued};
 use crate::faults::{action, finalizes};
 use crate::private_ca::{Manners, PrivateCa};
 use crate::renewal::{SOON, annotation, data, leaf, options, renewed};
-use crate::scene::{answered, records};
+use crate::scene::{answered, behind_proxies, records};
 
 /// Long enough for a write or an order that should not be to show itself.
 const QUIET: Duration = Duration::from_secs(4);
@@ -271,17 +271,6 @@ async fn what_replaces_a_revoked_key_goes_to_no_other_secret() -> Result<()> {
     .await
 }
 
-/// An operator, and the proxies between it and the CA.
-async fn behind_proxies(bench: &Bench) -> Result<(Proxies, Operator<'_>)> {
-    let proxies = Proxies::start(bench).await?;
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        ..options()
-    };
-    let operator = Operator::start(bench, options).await?;
-    Ok((proxies, operator))
-}
-
 /// A certificate that is due, and the fingerprint by which its owner says that the key is stolen.
 fn stolen(host: &str) -> Result<(Pair, String)> {
     let pair = pair(&[host], OLD)?;
@@ -315,7 +304,7 @@ fn work_for_ever_on_the_first(proxies: &Proxies) -> Arc<OnceLock<String>> {
 #[tokio::test]
 async fn who_says_that_a_key_is_stolen_waits_for_no_order_of_the_thief() -> Result<()> {
     let bench = Bench::shared().await?;
-    let (proxies, operator) = behind_proxies(bench).await?;
+    let (proxies, operator) = behind_proxies(bench, options()).await?;
     let thief = Space::new(bench.client()?, "copied", operator.namespace()).await?;
     let owner = Space::new(bench.client()?, "owner", operator.namespace()).await?;
     let (stolen, fingerprint) = stolen("waits.stolen.example")?;
@@ -340,7 +329,7 @@ async fn who_says_that_a_key_is_stolen_waits_for_no_order_of_the_thief() -> Resu
 #[tokio::test]
 async fn who_says_that_a_key_is_stolen_takes_no_pair_from_the_thief() -> Result<()> {
     let bench = Bench::shared().await?;
-    let (proxies, operator) = behind_proxies(bench).await?;
+    let (proxies, operator) = behind_proxies(bench, options()).await?;
     let thief = Space::new(bench.client()?, "copied", operator.namespace()).await?;
     let owner = Space::new(bench.client()?, "owner", operator.namespace()).await?;
     let (stolen, fingerprint) = stolen("takes.stolen.example")?;
@@ -402,7 +391,7 @@ async fn nobody_is_named_where_nothing_was_undone() -> Result<()> {
 async fn a_secret_that_is_made_again_is_renewed_while_the_ca_is_silent_about_the_one_before()
 -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
+    let (proxies, operator) = behind_proxies(bench, options()).await?;
     let (silent, asked) = (Arc::new(AtomicBool::new(true)), Arc::new(Notify::new()));
     proxies.rule({
         let (silent, asked) = (Arc::clone(&silent), Arc::clone(&asked));
@@ -414,11 +403,6 @@ async fn a_secret_that_is_made_again_is_renewed_while_the_ca_is_silent_about_the
             Fault::Pass
         }
     });
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        ..options()
-    };
-    let operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "again", operator.namespace()).await?;
     let annotations = [("issuer", "pebble"), ("names", "again.example")];
     space.tls_secret("tls", None, &annotations).await?;
@@ -435,16 +419,14 @@ async fn a_secret_that_is_made_again_is_renewed_while_the_ca_is_silent_about_the
 #[tokio::test]
 async fn what_is_issued_for_a_secret_that_is_deleted_meanwhile_counts() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
     // The connection ends with the Secret: whether that is seen first is a matter of chance, and a failure of the next one
     // of its name.
     let quick = "retry: {base: 1s, factor: 1, max: 1s}\n";
     let options = OperatorOptions {
-        directory: Some(proxies.directory()),
         config: options().config + quick,
         ..options()
     };
-    let operator = Operator::start(bench, options).await?;
+    let (proxies, operator) = behind_proxies(bench, options).await?;
     let space = Space::new(bench.client()?, "dropped", operator.namespace()).await?;
     let namespace = space.name.clone();
     let delete = action(bench, async move |client| {
@@ -486,7 +468,12 @@ async fn what_is_issued_for_a_secret_that_is_deleted_meanwhile_counts() -> Resul
 #[tokio::test]
 async fn certificates_that_cannot_be_used_count_against_the_week() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
+    let quick = "retry: {base: 1s, factor: 1, max: 1s}\n";
+    let options = OperatorOptions {
+        config: options().config + quick,
+        ..options()
+    };
+    let (proxies, mut operator) = behind_proxies(bench, options).await?;
     // A certificate of somebody else, in place of what was issued.
     let other = pair(&["somebody.else.example"], OLD)?.certificate;
     proxies.rule(move |passed| {
@@ -496,13 +483,6 @@ async fn certificates_that_cannot_be_used_count_against_the_week() -> Result<()>
         }
         Fault::Pass
     });
-    let quick = "retry: {base: 1s, factor: 1, max: 1s}\n";
-    let options = OperatorOptions {
-        directory: Some(proxies.directory()),
-        config: options().config + quick,
-        ..options()
-    };
-    let mut operator = Operator::start(bench, options).await?;
     let space = Space::new(bench.client()?, "wasted", operator.namespace()).await?;
     let annotations = [("issuer", "pebble"), ("names", "wasted.example")];
     space.tls_secret("tls", None, &annotations).await?;

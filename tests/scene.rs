@@ -8,7 +8,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::ListParams;
 use test_bench::objects::{OLD, Pair, Reference, Space, pair};
-use test_bench::{Bench, Operator, Passed, Proxies, Result, Server, ensure, eventually};
+use test_bench::{
+    Bench, Operator, OperatorOptions, Passed, Proxies, Result, Server, ensure, eventually,
+};
 
 use crate::renewal::{SOON, leaf, options, renewed, rolled_out};
 
@@ -117,6 +119,21 @@ impl<'a> Scene<'a> {
     pub(crate) async fn records(&self) -> Result<usize> {
         records(self.bench, &self.operator).await
     }
+}
+
+/// An operator that has started, and the fault proxies between it and the CA of the bench. They pass everything on until
+/// they get a rule.
+pub(crate) async fn behind_proxies(
+    bench: &Bench,
+    options: OperatorOptions,
+) -> Result<(Proxies, Operator<'_>)> {
+    let proxies = Proxies::start(bench).await?;
+    let options = OperatorOptions {
+        directory: Some(proxies.directory()),
+        ..options
+    };
+    let operator = Operator::start(bench, options).await?;
+    Ok((proxies, operator))
 }
 
 /// How many order records an operator has.

@@ -2,10 +2,11 @@
 
 use serde_json::json;
 use test_bench::objects::{OLD, Space, pair};
-use test_bench::{Bench, Fault, Operator, OperatorOptions, Proxies, Result, ensure, eventually};
+use test_bench::{Bench, Fault, Operator, OperatorOptions, Result, ensure, eventually};
 
 use super::{PAST, QUICK, another_pebble, configured, event, issued, stuck, window};
 use crate::renewal::{SOON, annotation, data, options, renewed};
+use crate::scene::behind_proxies;
 
 #[tokio::test]
 async fn a_ca_without_an_answer_holds_nothing_up() -> Result<()> {
@@ -152,10 +153,7 @@ async fn a_ca_that_has_forgotten_everything_gets_the_account_again() -> Result<(
 #[tokio::test]
 async fn the_link_that_ends_a_pause_reaches_the_user() -> Result<()> {
     let bench = Bench::shared().await?;
-    let proxies = Proxies::start(bench).await?;
-    let mut options = options();
-    options.directory = Some(proxies.directory());
-    let mut operator = Operator::start(bench, options).await?;
+    let (proxies, mut operator) = behind_proxies(bench, options()).await?;
     let space = Space::new(bench.client()?, "paused-ca", operator.namespace()).await?;
     let link = format!(
         "https://portal.letsencrypt.org/sfe/v1/unpause?jwt={}.b.c",

@@ -64,6 +64,15 @@ async fn try_create(space: &Space, annotations: &[(&str, &str)]) -> Result<Resul
     verdict(space.secrets().create(&dry, &secret).await)
 }
 
+/// Waits until a Secret with these annotations is refused.
+async fn in_force(space: &Space, refused: &[(&str, &str)]) -> Result<()> {
+    eventually(SOON, "the policy is in force", async || {
+        ensure!(try_create(space, refused).await?.is_err());
+        Ok(())
+    })
+    .await
+}
+
 fn verdict<T>(answer: kube::Result<T>) -> Result<Result<(), String>> {
     match answer {
         Ok(_) => Ok(Ok(())),
@@ -101,13 +110,9 @@ async fn names_outside_the_list_are_refused() -> Result<()> {
     };
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &home.name);
     maps.create(&PostParams::default(), &lists).await?;
-    eventually(SOON, "the policy is in force", async || {
-        for space in [&listed, &other] {
-            ensure!(try_create(space, &probe).await?.is_err());
-        }
-        Ok(())
-    })
-    .await?;
+    for space in [&listed, &other] {
+        in_force(space, &probe).await?;
+    }
     for good in [
         "shop.example.com, SHOP.example.com.",
         "a.shop.example.com,*.shop.example.com",
@@ -167,11 +172,7 @@ async fn the_operator_works_under_the_policies_even_on_what_they_would_refuse() 
     for file in ["annotations.yaml", "names.yaml"] {
         bind(&client, file, &space).await?;
     }
-    eventually(SOON, "the policy is in force", async || {
-        ensure!(try_create(&space, &[("issuer", "")]).await?.is_err());
-        Ok(())
-    })
-    .await?;
+    in_force(&space, &[("issuer", "")]).await?;
     let issuer = json!({"metadata": {"annotations": {"cert-renew.io/issuer": "pebble"}}});
     space.merge("tls", issuer).await?;
     renewed(&space, "tls", &old.certificate).await?;

@@ -4,10 +4,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use test_bench::objects::Space;
-use test_bench::{Bench, Result, bail, ensure, eventually};
+use test_bench::{Bench, Result, bail};
 
-use super::{bind, try_create, verdict};
-use crate::renewal::SOON;
+use super::{bind, in_force, verdict};
 
 /// What the API server says, and what is expected: that the names are refused, or nothing.
 fn compare(what: &str, answer: Result<(), String>, refused: bool) -> Result<()> {
@@ -25,12 +24,7 @@ async fn listed(space: &Space) -> Result<()> {
         json!({"metadata": {"name": "cert-renew-names"}, "data": {&space.name: "**.shop.example"}});
     let lists = serde_json::from_value(lists)?;
     maps.create(&PostParams::default(), &lists).await?;
-    eventually(SOON, "the policy is in force", async || {
-        let probe = [("issuer", "x"), ("names", "unheard.of")];
-        ensure!(try_create(space, &probe).await?.is_err());
-        Ok(())
-    })
-    .await
+    in_force(space, &[("issuer", "x"), ("names", "unheard.of")]).await
 }
 
 /// What a ConfigMap declares is held to the list, and other ConfigMaps are nobody's business.

@@ -7,31 +7,28 @@
 //! be there; all else may be missing or broken. It must never panic, and never reports success for anything but one
 //! complete certificate.
 
+mod distinguished_name;
 mod keys;
+mod validity;
 
 use std::collections::HashSet;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
 
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
-use der::asn1::{Any, AnyRef, BitStringRef, ObjectIdentifier};
+use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier};
 use der::oid::db::{rfc4519, rfc5280, rfc5912, rfc8410};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber};
-use jiff::civil::DateTime;
-use memchr::memchr_iter;
 use x509_cert::attr::AttributeTypeAndValue;
-use x509_cert::name::RelativeDistinguishedName;
 
+pub use self::distinguished_name::DistinguishedName;
+use self::distinguished_name::string;
 use self::keys::rsa_key;
 pub use self::keys::same_key;
 pub(crate) use self::keys::{container, key_parts, modulus_bits, second_tag, unsupported_key};
+use self::validity::times;
 use crate::text::name::Name;
 use crate::text::shown;
 use crate::time::UnixTime;
-
-/// Longest distinguished name that is shown, in characters; it is for people and comparison.
-const MAX_DN: usize = 1_000;
 
 /// Longest DNS name, in characters (RFC 1034, 3.1); a longer one names no host.
 const MAX_DNS_NAME: usize = 253;
@@ -88,11 +85,6 @@ impl Abilities {
     }
 }
 
-/// A distinguished name, DER. It is rendered (RFC 4514) only when shown, as that takes longer than reading the rest of
-/// a certificate, and the issuer's name of every Secret is kept.
-#[derive(Clone)]
-pub struct DistinguishedName(Box<[u8]>);
-
 /// The fields of one certificate, as slices of its DER.
 #[derive(Clone)]
 pub struct Certificate<'a> {
@@ -131,107 +123,6 @@ struct Extensions<'a> {
 
 /// Whether there is one, and then its value, if that can be read.
 type Extension<'a> = Option<Option<&'a [u8]>>;
-
-// === impl DistinguishedName ===
-
-impl From<&[u8]> for DistinguishedName {
-    fn from(der: &[u8]) -> Self {
-        Self(der.into())
-    }
-}
-
-impl DistinguishedName {
-    /// Its bytes of DER.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether one of its values has this text in it, which is ASCII: in one byte for each character or, in a
-    /// `BMPString`, in two. Nothing is rendered.
-    #[must_use]
-    pub fn mentions(&self, text: &str) -> bool {
-        let Some(first) = text.bytes().next() else {
-            return true;
-        };
-        let begins = |at: usize| {
-            let narrow = self.0[at..].starts_with(text.as_bytes());
-            let mut wide = self.0[at.saturating_sub(1)..].chunks_exact(2);
-            narrow || text.bytes().all(|byte| wide.next() == Some(&[0, byte]))
-        };
-        memchr_iter(first, &self.0).any(begins)
-    }
-
-    fn text(&self) -> Option<String> {
-        let name = x509_cert::name::Name::from_der(&self.0).ok()?;
-        // RFC 4514, 2.1: the last comes first.
-        let sequence: Vec<String> = name.iter_rdn().map(relative_name).collect();
-        let reversed = sequence.iter().rev().map(String::as_str);
-        Some(reversed.collect::<Vec<_>>().join(","))
-    }
-}
-
-/// One step of a distinguished name. String types that x509-cert shows in hexadecimal are converted to UTF-8 first, so
-/// that a name equals itself in another type.
-fn relative_name(step: &RelativeDistinguishedName) -> String {
-    let attribute = |attribute: &AttributeTypeAndValue| {
-        let readable = string(&attribute.value)
-            .and_then(|text| Any::new(Tag::Utf8String, text.into_bytes()).ok())
-            .map(|value| AttributeTypeAndValue {
-                oid: attribute.oid,
-                value,
-            });
-        readable.as_ref().unwrap_or(attribute).to_string()
-    };
-    let attributes: Vec<String> = step.iter().map(attribute).collect();
-    attributes.join("+")
-}
-
-/// A `DirectoryString` (X.520) of another type than UTF-8: `BMPString`, and `TeletexString`, which in practice is
-/// Latin-1.
-fn string(value: &Any) -> Option<String> {
-    let bytes = value.value();
-    match value.header().tag() {
-        Tag::BmpString => {
-            let units = bytes.chunks_exact(2);
-            let units = units.map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
-            char::decode_utf16(units).collect::<Result<_, _>>().ok()
-        }
-        Tag::TeletexString => Some(bytes.iter().copied().map(char::from).collect()),
-        _ => None,
-    }
-}
-
-/// Cut to [`MAX_DN`] characters.
-impl fmt::Display for DistinguishedName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.text();
-        let text = match text.as_deref() {
-            None => "(unreadable name)",
-            // Nearly always the issuer of something; the name of a server stands elsewhere.
-            Some("") => "a CA without a name",
-            Some(text) => text,
-        };
-        let end = text.char_indices().nth(MAX_DN);
-        f.write_str(&text[..end.map_or(text.len(), |(at, _)| at)])
-    }
-}
-
-impl fmt::Debug for DistinguishedName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// The same text may have two encodings and differ in case (RFC 5280, 7.1).
-impl PartialEq for DistinguishedName {
-    fn eq(&self, other: &Self) -> bool {
-        let same = |(text, other): (String, String)| text.eq_ignore_ascii_case(&other);
-        self.0 == other.0 || self.text().zip(other.text()).is_some_and(same)
-    }
-}
-
-impl Eq for DistinguishedName {}
 
 // === impl Certificate ===
 
@@ -513,80 +404,6 @@ fn common_name(subject: &[u8]) -> Option<String> {
     let common = |attribute: &&AttributeTypeAndValue| attribute.oid == rfc4519::COMMON_NAME;
     let value = &name.iter().filter(common).last()?.value;
     string(value).or_else(|| String::from_utf8(value.value().to_vec()).ok())
-}
-
-/// `Validity`: two times.
-fn times(validity: &[u8]) -> Option<(UnixTime, UnixTime)> {
-    let mut fields = inside(validity, Tag::Sequence)?;
-    let mut next = || fields.decode::<AnyRef<'_>>().ok().and_then(time);
-    Some((next()?, next()?))
-}
-
-/// `Time` (RFC 5280, 4.1.2.5): a `UTCTime` has two digits for the years 1950 to 2049.
-/// Seconds may be missing, as in certificates older than that rule; an offset or a fraction of a second may follow, as
-/// X.680, 46 and 47 allow.
-fn time(any: AnyRef<'_>) -> Option<UnixTime> {
-    let text = str::from_utf8(any.value()).ok()?;
-    let (text, offset) = match text.strip_suffix('Z') {
-        Some(text) => (text, 0),
-        None => {
-            let at = text.rfind(['+', '-'])?;
-            (&text[..at], offset(&text[at..])?)
-        }
-    };
-    let (text, fraction) = text.split_once(['.', ',']).unwrap_or((text, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(text) || !digits(fraction) {
-        return None;
-    }
-    let (year, rest) = match any.header().tag() {
-        Tag::UtcTime => {
-            let (year, rest) = text.split_at_checked(2)?;
-            let year: i16 = year.parse().ok()?;
-            (if year < 50 { 2000 + year } else { 1900 + year }, rest)
-        }
-        Tag::GeneralizedTime => {
-            let (year, rest) = text.split_at_checked(4)?;
-            (year.parse().ok()?, rest)
-        }
-        _ => return None,
-    };
-    let field =
-        |at: RangeInclusive<usize>| rest.get(at).map_or(Some(0), |two| two.parse::<i8>().ok());
-    if rest.len() != 8 && rest.len() != 10 {
-        return None;
-    }
-    let date = DateTime::new(
-        year,
-        field(0..=1)?,
-        field(2..=3)?,
-        field(4..=5)?,
-        field(6..=7)?,
-        // A leap second counts as the second before it, as in POSIX time.
-        field(8..=9)?.min(59),
-        0,
-    );
-    let epoch = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
-    // Civil arithmetic, since a timestamp of jiff ends a day before 9999-12-31T23:59:59Z,
-    // the time that RFC 5280, 4.1.2.5 gives certificates without an end.
-    Some(UnixTime(
-        date.ok()?.duration_since(epoch).as_secs() - offset,
-    ))
-}
-
-/// Seconds by which a local time is ahead of UTC: a sign, hours and minutes.
-fn offset(text: &str) -> Option<i64> {
-    let digits = text.get(1..).filter(|digits| digits.len() == 4)?;
-    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let (hours, minutes) = digits.split_at(2);
-    let seconds = hours.parse::<i64>().ok()? * 3_600 + minutes.parse::<i64>().ok()? * 60;
-    Some(if text.starts_with('-') {
-        -seconds
-    } else {
-        seconds
-    })
 }
 
 /// Largest RSA exponent that aws-lc takes, in octets (33 bits).

@@ -15,9 +15,11 @@ mod cloud;
 mod contract;
 mod hosts;
 mod http;
+mod look;
 mod needs;
 mod provider;
 mod rfc2136;
+mod site;
 mod webhook;
 
 use std::collections::HashMap;
@@ -31,43 +33,33 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use cert_renew_core::config::Dns01;
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::text::name::Name;
 use cert_renew_core::text::shown;
 use cloud::identity::Environment;
 use kube::Client;
+use look::stands;
+pub use look::{LookPlaces, seen};
 use needs::Credentials;
 use provider::Provider;
+pub use site::{Site, site};
 use thiserror::Error;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::cluster::order_records::Txt;
 use crate::cluster::{self, secrets};
-use crate::net::dns::{self, Authority, RecordType, Resolver, Sight};
+use crate::net::dns::{self, Resolver};
 use crate::net::egress::Nearby;
 use crate::process::write_gate::{Closed, WriteGate};
 
-/// Label below the name at which the CA looks (RFC 8555, section 8.4).
-const LABEL: &str = "_acme-challenge";
-/// A sibling of that label at which no record exists, except those of a wildcard.
-const NOBODY: &str = "_cert-renew-sees-a-wildcard";
 /// Longest change at one host: some take several requests, and wait for a limit between them.
 const CHANGE: Duration = Duration::from_secs(60);
 /// Longest wait for other changes of the same name.
 const TURN: Duration = Duration::from_secs(180);
 /// TTL of our TXT records in seconds; many hosts refuse lower values.
 const TTL: u32 = 60;
-/// Shortest time between two looks at the zone's servers; it is short for the sake of quick ones.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
+/// Longest time between two looks at the zone's servers, and the time between two attempts to remove a record.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Most attempts to remove a record.
 const REMOVALS: usize = 3;
-/// Longest wait for servers that do not answer once all others have the record: a dead one must not delay everything,
-/// and a slow one may still answer.
-const SILENCE: Duration = Duration::from_secs(20);
-/// Most sockets that one order has for its looks at the same time: each look has one for each server of the zone, and a
-/// server that does not answer holds it for ten seconds. Of a zone with four servers, 64 records are looked at at a time.
-const SOCKETS: u32 = 256;
 
 /// Why a TXT record cannot be set, seen or removed.
 #[derive(Debug, Error)]
@@ -173,84 +165,10 @@ pub struct Solver {
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// Places for the looks at the records of one order. A look has one for each server while it asks, and none while it waits
-/// to ask again.
-#[derive(Debug)]
-pub struct LookPlaces(Semaphore);
-
-impl Default for LookPlaces {
-    fn default() -> Self {
-        Self(Semaphore::new(SOCKETS as usize))
-    }
-}
-
 /// The TXT value of a key authorization (RFC 8555, section 8.4).
 #[must_use]
 pub fn value(key_authorization: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, key_authorization.as_bytes()))
-}
-
-/// The place of the proof for a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Site {
-    /// The name at which the CA looks first.
-    pub asked: String,
-    /// The name of the record: the same, or where its CNAMEs lead.
-    pub at: String,
-    /// The zone that holds it.
-    pub zone: String,
-}
-
-/// Finds the place of the proof for a name.
-///
-/// A CNAME at the name at which the CA looks is followed: the zone delegates its challenges. A CNAME that comes only
-/// from a wildcard (`*.example.com`) is not meant for that, and a record of our own hides it.
-///
-/// # Errors
-/// When DNS gives no answer.
-pub async fn site(resolver: &Resolver, name: &Name) -> Result<Site, dns::Error> {
-    let bare = name.to_string();
-    let bare = bare.strip_prefix("*.").unwrap_or(&bare);
-    let asked = dns::name(&format!("{LABEL}.{bare}"))?;
-    let mut at = resolver.follow(&asked).await?;
-    if at != asked {
-        let neighbour = dns::name(&format!("{NOBODY}.{bare}"))?;
-        let first = |name| resolver.records(name, RecordType::CNAME);
-        if first(&neighbour).await? == first(&asked).await? {
-            at = asked.clone();
-        }
-    }
-    let zone = resolver.zone(&at).await?;
-    Ok(Site {
-        asked: dns::text(&asked),
-        at: dns::text(&at),
-        zone: dns::text(&zone),
-    })
-}
-
-impl Site {
-    /// Checks that the record is within the solver's zones. The owner of a name's zone decides where its CNAMEs lead,
-    /// and the credentials may be good for more zones than intended: if a solver names its zones, no record is set
-    /// outside of them.
-    ///
-    /// # Errors
-    /// When the CNAMEs lead out of them.
-    pub fn is_within(&self, zones: &[Box<str>], solver: &Dns01) -> Result<(), Error> {
-        let within = |zone: &str| {
-            let rest = self.at.strip_suffix(zone);
-            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        // acme-dns writes only below the names that it has assigned to us.
-        let is_bound = solver.provider != "acme-dns" && self.at != self.asked;
-        if !is_bound || zones.is_empty() || zones.iter().any(|zone| within(zone)) {
-            return Ok(());
-        }
-        Err(Error::Outside {
-            asked: self.asked.clone(),
-            at: self.at.clone(),
-            zones: zones.join(", "),
-        })
-    }
 }
 
 impl Solver {
@@ -413,106 +331,6 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
     Ok(Some(Credentials::of_identity(data)))
 }
 
-/// Waits until `deadline` for every server of the zone to have the record, or every resolver where the servers cannot
-/// be asked; `nearby` is where the CA is, which asks the same servers. Servers that do not answer are skipped after
-/// a while, as long as another one has it. All records of an order share `places`; one that has waited for the first
-/// place until after `deadline` is looked at once.
-///
-/// # Errors
-/// When some do not have it by then, or the servers cannot be found.
-pub async fn seen(
-    (nearby, places): (Nearby, &LookPlaces),
-    resolver: &Resolver,
-    txt: &Txt,
-    deadline: Instant,
-) -> Result<(), Error> {
-    let propagation = &txt.solver.propagation;
-    if propagation.check {
-        // It is never closed.
-        let held = places.0.acquire().await;
-        let started = Instant::now();
-        let silence = SILENCE.min(deadline.duration_since(started) / 2);
-        let mut authorities = authorities(nearby, resolver, txt).await?;
-        drop(held);
-        let at = dns::name(&txt.at)?;
-        let mut pause = FIRST_LOOK;
-        let mut has_any = false;
-        loop {
-            let sockets = u32::try_from(authorities.len()).unwrap_or(SOCKETS);
-            let held = places.0.acquire_many(sockets.clamp(1, SOCKETS)).await;
-            let found = dns::look(&authorities, &at, &txt.value).await;
-            drop(held);
-            let (mut lacking, mut silent) = (Vec::new(), Vec::new());
-            for (name, sight) in found {
-                match sight {
-                    Sight::Has => has_any = true,
-                    Sight::Lacks(what) => lacking.push((name, what)),
-                    Sight::Silent(what) => silent.push((name, what)),
-                }
-            }
-            if lacking.is_empty() && silent.is_empty() {
-                break;
-            }
-            if lacking.is_empty() && has_any && started.elapsed() >= silence {
-                let servers: Vec<&str> = silent.iter().map(|(name, _)| &**name).collect();
-                let servers = servers.join(", ");
-                tracing::warn!(
-                    at = txt.at,
-                    zone = txt.zone,
-                    servers,
-                    "servers of the zone do not answer for it and are skipped: all others have the TXT record"
-                );
-                break;
-            }
-            if Instant::now() + pause > deadline {
-                return Err(Error::NotSeen {
-                    at: txt.at.clone(),
-                    lacking,
-                    silent,
-                });
-            }
-            let is_left = |name: &str| {
-                let mut left = lacking.iter().chain(&silent);
-                left.any(|(left, _)| *left == name)
-            };
-            authorities.retain(|it| is_left(&it.name));
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-    sleep(propagation.wait).await;
-    Ok(())
-}
-
-/// Whether any server of the zone has the record.
-///
-/// # Errors
-/// When none of them answers, or they cannot be found.
-pub async fn stands(nearby: Nearby, resolver: &Resolver, txt: &Txt) -> Result<bool, Error> {
-    let authorities = authorities(nearby, resolver, txt).await?;
-    let found = dns::look(&authorities, &dns::name(&txt.at)?, &txt.value).await;
-    if { found.iter() }.all(|(_, sight)| matches!(sight, Sight::Silent(_))) {
-        return Err(Error::NoAuthority(txt.zone.clone()));
-    }
-    Ok(found.iter().any(|(_, sight)| *sight == Sight::Has))
-}
-
-async fn authorities(
-    nearby: Nearby,
-    resolver: &Resolver,
-    txt: &Txt,
-) -> Result<Vec<Authority>, Error> {
-    let named = &txt.solver.propagation.servers;
-    if !named.is_empty() {
-        return Ok(named.iter().copied().map(Authority::at).collect());
-    }
-    let found = resolver.authorities(nearby, &dns::name(&txt.zone)?).await?;
-    if found.iter().all(|authority| authority.addresses.is_empty()) {
-        return Err(Error::NoAuthority(txt.zone.clone()));
-    }
-    Ok(found)
-}
-
 fn unseen(lacking: &[(String, String)], silent: &[(String, String)]) -> String {
     let lacking =
         { lacking.iter() }.map(|(name, what)| format!("{name} does not have it ({what})"));
@@ -538,58 +356,7 @@ pub(crate) fn read(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
-    use cert_renew_core::config::Propagation;
-    use futures::future::try_join_all;
-    use tokio::net::UdpSocket;
-
     use super::*;
-
-    #[tokio::test]
-    async fn the_records_of_an_order_are_looked_at_by_a_bounded_number_of_sockets() {
-        let mut silent = Vec::new();
-        for _ in 0..4 {
-            silent.push(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        }
-        let servers = silent.iter().map(|it| it.local_addr().unwrap());
-        let servers: Vec<_> = servers.collect();
-        let record = |number: usize| Txt {
-            of: format!("n{number}.example"),
-            at: format!("_acme-challenge.n{number}.example"),
-            zone: "example".into(),
-            value: "proof".into(),
-            solver: Dns01 {
-                provider: "webhook".into(),
-                credentials: None,
-                settings: Default::default(),
-                propagation: Propagation {
-                    servers: servers.clone(),
-                    ..Propagation::default()
-                },
-            },
-        };
-        let records: Vec<Txt> = (0..100).map(record).collect();
-        let resolver = Resolver::new(&servers[..1]).unwrap();
-        let (places, until) = (LookPlaces::default(), Instant::now() + SILENCE);
-        let looks = records
-            .iter()
-            .map(|txt| seen((Nearby::Open, &places), &resolver, txt, until));
-        // Sooner than any of them asks again.
-        let looked = timeout(Duration::from_millis(200), try_join_all(looks)).await;
-        assert!(looked.is_err(), "nothing is answered");
-        // Sockets of two servers may have the same port.
-        let mut asked = HashSet::new();
-        for (server, socket) in silent.iter().enumerate() {
-            let mut packet = [0; 512];
-            while let Ok((_, from)) = socket.try_recv_from(&mut packet) {
-                asked.insert((server, from));
-            }
-        }
-        // Of a question that is sent again, both count.
-        let most = usize::try_from(SOCKETS).unwrap();
-        assert!((most..=2 * most).contains(&asked.len()), "{}", asked.len());
-    }
 
     #[test]
     fn the_value_is_the_hash_of_the_key_authorization() {

@@ -20,7 +20,7 @@ use crate::acme_operator::{another_pebble, configured, event, issued};
 use crate::renewal::{SOON, annotation, leaf, options, renewed};
 use crate::scene::answered;
 
-/// What was asked of the CA after so many requests; renewal information and the directory aside.
+/// What was asked of the CA after this number of requests; renewal information and the directory aside.
 fn asked(proxies: &Proxies, after: usize) -> Vec<Passed> {
     let aside = ["/dir", "/draft-ietf-acme-ari"];
     let all = proxies.passed().into_iter().skip(after);

@@ -255,7 +255,7 @@ async fn certificates_of_secrets_that_went_meanwhile_are_counted_too() -> Result
     let space = Space::new(bench.client()?, "went", operator.namespace()).await?;
     let annotations = [("issuer", "pebble"), ("names", "went.example")];
     let namespace = space.name.clone();
-    // While the CA hands the certificate out, its Secret is made anew.
+    // While the CA hands the certificate out, its Secret is deleted and made again.
     proxies.rule(move |passed| {
         if !passed.path.starts_with("/certZ/") {
             return Fault::Pass;

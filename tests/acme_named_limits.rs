@@ -61,7 +61,8 @@ async fn requests_to_one_host_follow_each_other_as_the_config_says() -> Result<(
     }
     let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
     ensure!(asked.len() > 8 * A_SECOND, "only {}", asked.len());
-    // Whoever comes late, because the machine is busy, makes the others seem to follow sooner: so much is granted once.
+    // A request that comes late, because the machine is busy, makes the others seem to follow sooner: this is granted
+    // once.
     let grace = Duration::from_secs(2);
     for (number, at) in asked.iter().enumerate() {
         let since = at.duration_since(asked[0]) + grace;

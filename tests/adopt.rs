@@ -113,7 +113,7 @@ async fn issued(
                 ("cert-manager.io/issuer-name", "prod"),
                 ("cert-manager.io/alt-names", &host),
                 ("example.com/note", "keep me"),
-                // The Space adds its class, which is taken away again: nothing of ours stands there yet.
+                // The Space adds its class, which is taken away again: nothing of ours is there yet.
                 ("cert-renew.io/class", &space.class),
             ],
         )
@@ -430,7 +430,7 @@ async fn an_adoption_cut_off_after_any_write_goes_on() -> Result<()> {
             break;
         }
         cuts += 1;
-        // Whoever looks now finds one that renews, or none, never two.
+        // A look now finds one that renews, or none, never two.
         let secret = space.secrets().get(&name).await?;
         let is_theirs = certificates.get_opt(&name).await?.is_some();
         let is_ours_now = annotation(&secret, "cert-renew.io/issuer").is_some()

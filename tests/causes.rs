@@ -23,7 +23,7 @@ use crate::scene::{answered, behind_proxies, records};
 /// Long enough for a write or an order that should not be to show itself.
 const QUIET: Duration = Duration::from_secs(4);
 
-/// Another issuer, as it stands in the config file behind the first.
+/// Another issuer, as the config file has it behind the first.
 fn another(bench: &Bench, name: &str, directory: &str, profile: &str) -> String {
     format!(
         "  {name}:\n    directory: {directory}\n    caBundle: {}\n    concurrency: 1\n    requestsPerSecond: 100000\n    \
@@ -385,8 +385,8 @@ async fn nobody_is_named_where_nothing_was_undone() -> Result<()> {
     Ok(())
 }
 
-/// The CA takes two minutes for an answer. Whoever deletes a Secret and creates it again does not wait for the renewal of
-/// the one before.
+/// The CA takes two minutes for an answer. A user who deletes a Secret and creates it again does not wait for the
+/// renewal of the one before.
 #[tokio::test]
 async fn a_secret_that_is_made_again_is_renewed_while_the_ca_is_silent_about_the_one_before()
 -> Result<()> {

@@ -28,7 +28,7 @@ use crate::scene::{answered, records};
 const CONFIG: &str = "rollout: {settle: 0s, perWorkloadMinInterval: 0s, perNamespace: 4}\nretry: {base: 2s, factor: 2, max: 20s}\n";
 /// Short, so that it changes hands often.
 const LEASE: [&str; 3] = ["2s", "1500ms", "500ms"];
-/// One request in so many fails.
+/// One request in this number fails.
 const FAILING: u64 = 25;
 /// From the end of the chaos until all is as it should be.
 const PEACE: Duration = Duration::from_secs(180);

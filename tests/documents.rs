@@ -127,7 +127,7 @@ fn every_link_leads_somewhere() -> Result<()> {
     Ok(())
 }
 
-/// What a document names by its path stands in the file of that module.
+/// What a document names by its path is in the file of that module.
 #[test]
 fn every_test_that_a_document_names_exists() -> Result<()> {
     let mut named = 0;
@@ -153,7 +153,7 @@ fn every_test_that_a_document_names_exists() -> Result<()> {
 fn before(path: &str) -> Option<String> {
     let parts: Vec<&str> = path.split("::").collect();
     let (name, modules) = parts.split_last()?;
-    // The innermost modules may stand in the file of an outer one.
+    // The innermost modules may be in the file of an outer one.
     let mut files = (1..=modules.len()).rev().flat_map(|depth| {
         let path = modules[..depth].join("/");
         ["core/src", "src", "tests"]

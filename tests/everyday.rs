@@ -1,4 +1,4 @@
-//! docs/everyday.md: each command of its table, run as it stands there, does what its task says.
+//! docs/everyday.md: each command of its table, run as it is printed, does what its task says.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -360,7 +360,7 @@ async fn every_object_of_the_documents_is_accepted_as_printed() -> Result<()> {
     Ok(())
 }
 
-/// Debian's promtool knows no discovery in Kubernetes: a list of targets stands in its place.
+/// Debian's promtool knows no discovery in Kubernetes: a list of targets takes its place.
 #[test]
 fn prometheus_takes_its_example() -> Result<()> {
     let directory = Path::new(ROOT).join("target/example-prometheus");

@@ -13,8 +13,8 @@ use crate::renewal::{SOON, annotation, options, renewed};
 
 /// Certificates whose names nobody can prove.
 const HOPELESS: usize = 60;
-/// Of the hopeless so many may be served before the good one: those that are under way, and who comes meanwhile. All of
-/// them would be a round of the queue.
+/// Most of the hopeless that may be served before the good one: those that are under way, and those that come
+/// meanwhile. All of them would be a round of the queue.
 const BEFORE: usize = HOPELESS / 2;
 /// A change at a provider is given up after a minute.
 const PATIENCE: Duration = Duration::from_secs(150);

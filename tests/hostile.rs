@@ -48,7 +48,7 @@ use tally::Tally;
 const OTHERS: u32 = 50;
 /// Lifetime of theirs: each is renewed and rolled every minute and a half.
 const LIFETIME: Duration = Duration::from_secs(180);
-/// One of so many has its pods asked to reload instead.
+/// One of this number has its pods asked to reload instead.
 const RELOADED: u32 = 5;
 /// How often each of them is renewed in this scene beside once every half of the lifetime: first certificates, the time in
 /// which the attack is prepared, and what is renewed early.

@@ -62,7 +62,7 @@ async fn the_binary_of_the_image_renews_and_rolls() -> Result<()> {
     Ok(())
 }
 
-/// The clients of most DNS hosts trust what stands in this file.
+/// The clients of most DNS hosts trust what is in this file.
 #[test]
 #[ignore = "make image-check runs it"]
 fn the_image_has_the_roots_of_public_cas() -> Result<()> {
@@ -84,7 +84,7 @@ fn number(file: &[u8], at: usize, bytes: usize) -> Result<usize> {
     Ok(value)
 }
 
-/// What stands in a section (elf(5), 64 bits).
+/// The content of a section (elf(5), 64 bits).
 fn section<'a>(file: &'a [u8], wanted: &str) -> Result<&'a [u8]> {
     let (table, size) = (number(file, 0x28, 8)?, number(file, 0x3a, 2)?);
     let (count, names) = (number(file, 0x3c, 2)?, number(file, 0x3e, 2)?);

@@ -17,9 +17,10 @@ use crate::scene::{End, Scene};
 
 /// Runs at the same time: each mostly waits.
 const AT_ONCE: usize = 4;
-/// In `make test` every so many kill points are tried; `make chaos` tries each.
+/// In `make test` one kill point of this number is tried; `make chaos` tries each.
 const STRIDE: usize = 9;
-/// So many of the last kill points may lie behind the end of a run that did with fewer requests: both moments of one.
+/// Number of the last kill points that may lie behind the end of a run that did with fewer requests: both moments of
+/// one.
 const MOST_UNREACHED: usize = 2;
 /// A process that was killed is seen within milliseconds.
 const DEATH: Duration = Duration::from_secs(10);

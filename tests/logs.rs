@@ -57,7 +57,7 @@ async fn each_step_of_a_renewal_is_one_line_that_says_whose_it_is() -> Result<()
     for line in &renewal[2..] {
         ensure!(line["order"] == order, "{line}");
     }
-    // What a workload's line is about is the workload; its Secrets stand there too.
+    // What a workload's line is about is the workload; its Secrets are named there too.
     let log = operator.log()?;
     let place = format!("\"{}\"", space.name);
     let workload =

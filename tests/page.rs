@@ -10,7 +10,7 @@ use test_bench::browser::Browser;
 use test_bench::objects::{Age, EXPIRED, FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Operator, OperatorOptions, Result, ensure, eventually};
 
-/// Written by whoever may annotate a Secret.
+/// Written by a user who may annotate a Secret.
 const HOSTILE: &str = "</p></table><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\u{202e}\" ' &amp;";
 /// Of a phone, a tablet, a laptop, and a large screen, in pixels.
 const WIDTHS: [u32; 4] = [390, 768, 1280, 1920];
@@ -202,7 +202,7 @@ async fn chromium_shows_every_certificate_with_and_without_script() -> Result<()
     Ok(())
 }
 
-/// Who uses a certificate stands in its row and in the JSON, and can be searched for.
+/// The row and the JSON say who uses a certificate, and that can be searched for.
 async fn used_by(operator: &Operator<'_>, browser: &mut Browser, page: &str) -> Result<()> {
     let row = eventually(
         Duration::from_secs(60),

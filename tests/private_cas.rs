@@ -135,7 +135,7 @@ async fn a_lifetime_that_the_ca_ignores_is_told_once_and_asked_for_no_more_often
             Ok(())
         })
         .await?;
-        // By its real end: the page, and whoever asks, has that.
+        // By its real end, which the page and the command show.
         let status = ["status", "-n", &space.name, "-o", "json"];
         let status = crate::command::cert_renew(&status, Some(bench.kubeconfig()))?;
         let status: Value = serde_json::from_slice(&status.stdout)?;

@@ -1,4 +1,4 @@
-//! The command as a reader meets it, with few rights and on a narrow terminal, and as whoever asks for something.
+//! The command as a reader meets it, with few rights and on a narrow terminal, and as a user who asks for something.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
@@ -24,7 +24,7 @@ use crate::renewal::{SOON, annotation, data, options, rolled_out};
 const ERROR: &str = "the CA refuses shop.example: no A or AAAA record was found, and what it says about that goes on \
                      and on, as the problem documents of CAs do, until nobody reads to its end";
 
-/// What the command prints on a terminal of so many columns, line by line and without colours.
+/// What the command prints on a terminal of this number of columns, line by line and without colours.
 fn on_terminal(columns: u16, arguments: &[&str], kubeconfig: &Path) -> Result<Vec<String>> {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
     grantpt(&terminal)?;

@@ -54,7 +54,7 @@ async fn rejected(operator: &Operator<'_>, value: &str) -> Result<()> {
     .await
 }
 
-/// One more issuer at the same CA, as it stands in the config file behind the first.
+/// One more issuer at the same CA, as the config file has it behind the first.
 fn second_issuer(bench: &Bench, directory: &str) -> String {
     format!(
         "  second:\n    directory: {directory}\n    caBundle: {}\n    concurrency: 1\n    profile: default\n    \

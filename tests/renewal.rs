@@ -385,7 +385,7 @@ async fn odd_input_is_named_in_an_event_and_the_rest_goes_on() -> Result<()> {
     Ok(())
 }
 
-/// One customer of many takes his domain away (certbot #5217, #4470, acme.sh #1928).
+/// One customer of many takes their domain away (certbot #5217, #4470, acme.sh #1928).
 #[tokio::test]
 async fn a_name_that_is_gone_is_told_with_the_command_that_goes_on_without_it() -> Result<()> {
     let bench = Bench::shared().await?;

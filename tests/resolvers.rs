@@ -39,7 +39,7 @@ async fn each_solver_asks_the_resolvers_that_it_names() -> Result<()> {
         ..PebbleOptions::default()
     };
     let pebble = bench.start_pebble(&pebble).await?;
-    // Whoever has named no resolvers finds nobody.
+    // An operator whose config names no resolvers finds nobody.
     let nobody = ports::free()?;
     let config = format!(
         "{QUICKLY}solvers:\n  - zones: [one.example]\n    resolvers: [\"{first}\"]\n    {one}\n  \

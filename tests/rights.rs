@@ -116,7 +116,7 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     rolled_out(&space, "used").await?;
     declare(&space, "declared", "declared.rights.example").await?;
     rolled_out(&space, "declared").await?;
-    // Whoever was rolled a moment ago waits, and is read again when its turn comes.
+    // A workload that was restarted a moment ago waits, and is read again when its turn comes.
     let pair_of_somebody = pair(&["rights.example"], FRESH)?;
     let written = json!({"stringData": {
         "tls.crt": pair_of_somebody.certificate,

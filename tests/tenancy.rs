@@ -126,7 +126,7 @@ async fn a_huge_annotation_makes_a_short_line() -> Result<()> {
     Ok(())
 }
 
-/// Who may make namespaces may name them as he likes; labels are for those with a right of their own.
+/// A user who may make namespaces may give them any name; labels are for those with a right of their own.
 #[tokio::test]
 async fn names_go_by_the_labels_of_a_namespace() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -286,7 +286,8 @@ async fn what_is_refused_to_one_namespace_delays_no_other_that_has_the_name() ->
     Ok(())
 }
 
-/// A user holds the DNS of the names that he asks for; it leads the self-check no further than it would lead the CA.
+/// A user holds the DNS of the names that their Secrets ask for; it leads the self-check no further than it would lead
+/// the CA.
 #[tokio::test]
 async fn dns_leads_the_self_check_to_no_metadata_server() -> Result<()> {
     let bench = Bench::shared().await?;

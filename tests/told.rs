@@ -1,4 +1,5 @@
-//! What a Secret says of itself to whoever looks at it by kubectl: one line, what is wrong, and that it is managed at all.
+//! What a Secret says of itself to a user who looks at it by kubectl: one line, what is wrong, and that it is managed
+//! at all.
 
 use std::time::Duration;
 
@@ -373,7 +374,7 @@ async fn what_seems_to_be_meant_and_is_not_managed_is_told_once_and_counted() ->
     annotate(&space, "prefix", mended).await?;
     rolled_out(&space, "prefix").await?;
     assert_eq!(series("prefix").await?, None);
-    // An opt-in that is taken away while our annotations stand there.
+    // An opt-in that is taken away while our annotations are there.
     annotate(&space, "prefix", json!({"cert-renew.io/issuer": null})).await?;
     is_told("prefix", "not managed any more", "lost").await?;
     // One that is lost with all annotations, as by kubectl replace.
@@ -391,7 +392,7 @@ async fn what_seems_to_be_meant_and_is_not_managed_is_told_once_and_counted() ->
     is_told("replaced", "cert-renew.io/issuer=external", "lost").await?;
     assert_eq!(told(&space, "bare", "NotManaged").await?.len(), 0);
     assert_eq!(series("bare").await?, None);
-    // What still stands there is found again after a restart.
+    // What is still there is found again after a restart.
     operator.restart().await?;
     let again = async |name: &str| {
         eventually(SOON, &format!("{name} counts again"), async || {

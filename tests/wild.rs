@@ -314,7 +314,7 @@ async fn a_certificate_with_more_names_than_any_profile_allows_is_left_alone() -
     .await
 }
 
-/// A certificate for a name and for what is none, of ninety days, of which so many are left.
+/// A certificate for a name and for what is none, of ninety days, with the number of days that are left.
 fn odd(name: &str, left: i64) -> Result<Pair> {
     let key = KeyPair::generate()?;
     let in_days = |days: i64| {

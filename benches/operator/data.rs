@@ -104,7 +104,7 @@ pub(crate) struct Set {
     pub(crate) class: String,
     /// The issuer.
     pub(crate) issuer: &'static str,
-    /// One in so many is annotated from the beginning.
+    /// One in this number is annotated from the beginning.
     pub(crate) annotated: usize,
     /// Whether they look as if cert-renew had long known them.
     pub(crate) settled: bool,

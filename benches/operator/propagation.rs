@@ -148,7 +148,7 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
         world.change(number).await?;
     }
     operator.run().await?;
-    // Whoever is not caught up by then never will be.
+    // A Secret that is not caught up by then never will be.
     let _ = world.rolled(0..MISSED, 4).await;
     let caught = (0..MISSED)
         .filter(|number| world.generation(*number) >= 4)

@@ -19,7 +19,8 @@ use crate::cluster::secrets::watch;
 /// Time until a watch is tried again that the API server has refused: a right may have been given since.
 const AGAIN: Duration = Duration::from_secs(120);
 
-/// Time until a list may be made for declarations that had no room: whoever makes too many cannot have one more often.
+/// Time until a list may be made for declarations that had no room: a user who makes too many cannot have one more
+/// often.
 const LIST_AGAIN: Duration = Duration::from_secs(300);
 
 /// Where to watch, and for which class.

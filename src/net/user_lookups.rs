@@ -1,7 +1,7 @@
 //! Lookups of users' hosts by the system's resolver: a few at a time, for all namespaces and for each.
 //!
 //! The system's resolver holds a thread until it has an answer or gives up, also when nobody waits for that any more, and
-//! whoever holds the DNS of a host may leave its questions unanswered. So the place of a lookup is free when its thread
+//! the owner of a host's DNS may leave its questions unanswered. So the place of a lookup is free when its thread
 //! is, and not before, and the next one goes to the namespace that has the fewest. The process has 512 such threads,
 //! which the hosts of CAs, new RSA keys and the metrics need too.
 

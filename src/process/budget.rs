@@ -440,7 +440,7 @@ mod tests {
         }
     }
 
-    /// One place for all namespaces; so many of one wait on without it.
+    /// One place for all namespaces; `most` tasks of one namespace wait on without it.
     async fn wait_on_without_a_place(per_namespace: usize, most: usize) {
         let budget = Arc::new(Budget::new(1, per_namespace));
         let place = |namespace| {

@@ -69,7 +69,7 @@ const OF_ORDERS: [&str; 5] = [
 /// What is asked for beside an order.
 const BESIDE: [&str; 3] = ["ari", "revoke", "key-change"];
 
-/// What stands in the place of the right answer, once.
+/// What is answered in place of the right answer, once.
 #[derive(Clone, Debug)]
 enum Strange {
     /// A member is left out, at this JSON pointer's end.

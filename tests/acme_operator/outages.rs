@@ -186,7 +186,7 @@ async fn the_link_that_ends_a_pause_reaches_the_user() -> Result<()> {
     })
     .await?;
     stuck(&operator, &space, "pause", "paused_by_ca").await?;
-    // Whoever comes after it reads that from the Secret, and does not ask to know.
+    // The next leader reads that from the Secret, and does not ask the CA to know.
     operator.kill();
     operator.run().await?;
     stuck(&operator, &space, "pause", "paused_by_ca").await?;

@@ -1,7 +1,7 @@
 //! The admission policies of `deploy/admission/`, enforced by the bench's API server.
 //!
-//! The one on the operator itself is installed with every bench, so that all other tests show that it stands in nobody's
-//! way; here it is shown to stand in a thief's. The ones on annotations and names are bound to one namespace at a time.
+//! The one on the operator itself is installed with every bench, so that all other tests show that it hinders no user;
+//! here it is shown to hinder a thief. The ones on annotations and names are bound to one namespace at a time.
 
 mod annotations;
 mod names;

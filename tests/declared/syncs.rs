@@ -9,7 +9,7 @@ use crate::gitops::{SYNCS, Scratch, helm};
 use crate::install::kubectl;
 use crate::renewal::data;
 
-/// The declaration as it stands in Git, to the API server's taste.
+/// The declaration as Git has it, in the form of the API server.
 fn manifest(space: &Space, name: &str) -> Result<String> {
     let host = format!("{name}.syncs.example");
     let object = declaration(

@@ -19,8 +19,8 @@ pub(super) const TOKEN: &str = "the-token-of-the-service-account";
 pub(super) const SESSION: &str = "a+session/token==";
 pub(super) const ROLE: &str = "arn:aws:iam::123456789012:role/dns";
 
-/// A cloud, as far as it is asked: it gives credentials to whoever has the pod's token, and its DNS takes them; the one
-/// zone is served by Knot.
+/// A cloud, as far as it is asked: it gives credentials to a client with the pod's token, and its DNS takes them; the
+/// one zone is served by Knot.
 struct Cloud {
     server: SocketAddr,
     zone: &'static str,

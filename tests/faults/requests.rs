@@ -16,7 +16,7 @@ use crate::scene::{End, SECRET, Scene, answered};
 
 /// Runs at the same time: each mostly waits.
 const AT_ONCE: usize = 4;
-/// In `make test` every so many requests fail; `make chaos` has each fail in each way.
+/// In `make test` one request of this number fails; `make chaos` has each fail in each way.
 const STRIDE: usize = 7;
 
 /// A name and what makes the fault.
@@ -40,7 +40,7 @@ async fn fails_at(bench: &'static Bench, number: usize, fault: fn() -> Fault) ->
             Fault::Pass
         }
     });
-    // Whoever starts it starts it again, if it ends because of the fault.
+    // If it ends because of the fault, it is started again, as the kubelet does.
     scene.operator.spawn()?;
     if scene.operator.wait_ready().await.is_err() {
         scene.operator.kill();

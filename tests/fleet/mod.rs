@@ -1,4 +1,5 @@
-//! Many workloads, and others who write them too: what must hold however many there are and whoever else is at work.
+//! Many workloads, and others who write them too: what must hold however many there are and however many others are at
+//! work.
 
 mod at_once;
 

@@ -13,7 +13,8 @@ use super::attack::PAUSE;
 use super::tally::Tally;
 use crate::renewal::data;
 
-/// How names are proven: those of two zones of the tenant's not before he has done something, all others at once.
+/// How names are proven: those of two zones of the tenant's not before the tenant has done something, all others at
+/// once.
 pub(super) const SOLVERS: &str = "solvers:
   - zones: [w.x]
     http01: {route: shared}

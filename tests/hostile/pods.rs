@@ -24,8 +24,8 @@ const DEPLOYMENTS: usize = 2;
 const PODS: i64 = 5;
 /// Between two other certificates of the Secrets, of which there are eight: each has one every eighty seconds.
 const TURN: Duration = Duration::from_secs(10);
-/// Of the requests to a pod the first of so many is answered well: all of its workload are then asked for the second time,
-/// for which a rollout needs no place. The others are the attempts of that.
+/// Of this number of requests to a pod the first is answered well: all of its workload are then asked for the second
+/// time, for which a rollout needs no place. The others are the attempts of that.
 const WELL_ONE_OF: usize = 4;
 /// Longest time for an answer: more than the operator waits.
 const LONGEST: Duration = Duration::from_secs(60);

@@ -166,7 +166,7 @@ async fn a_namespace_that_cannot_be_listed_keeps_no_other_waiting() -> Result<()
     renewed(barred, "tls", &old.certificate).await?;
     expected(&operator, false).await?;
 
-    // Barred later, and the config is read anew: what is known of it is kept, and the others are looked after.
+    // Barred later, and the config is read again: what is known of it is kept, and the others are looked after.
     withdrawn(barred).await?;
     let config = options.config.replace("settle: 0s", "settle: 1s");
     ensure!(config != options.config);

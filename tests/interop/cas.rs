@@ -494,7 +494,7 @@ async fn binding(ground: &Ground) -> Result<String> {
     // It binds one account and no other.
     let other = Site::with(at, true, directory, &issuer, Some(&secret)).await?;
     other.ask("tls", &at.host()).await?;
-    // That it is bound already stands in step-ca's log alone.
+    // Only step-ca's log says that it is bound already.
     event(&other.space, "tls", "internal error").await?;
     let refused = other.space.secrets().get("tls").await?;
     ensure!(data(&refused, "tls.crt").is_empty(), "it is issued");

@@ -113,7 +113,7 @@ impl Site<'_> {
         self.git.with_extension("application")
     }
 
-    /// Applies what Git holds so many times.
+    /// Applies what Git holds this number of times.
     fn sync(&self, times: usize) -> Result<()> {
         let application = self.application();
         let application = application.exists().then_some(&*application);

@@ -33,7 +33,7 @@ async fn a_leader_that_ends_hands_over_at_once() -> Result<()> {
     assert_ne!(before.holder_identity, after.holder_identity);
     assert_eq!(before.lease_transitions, Some(0));
     assert_eq!(after.lease_transitions, Some(1));
-    // And back again: the first one starts anew and waits for its turn.
+    // And back again: the first one is started again and waits for its turn.
     leader.run().await?;
     let mut standby = standby;
     standby.terminate().await?;

@@ -20,7 +20,7 @@ use test_bench::{
 use crate::renewal::{SOON, annotation, leaf, options, renewed, rolled_out};
 use crate::scene::answered;
 
-/// A lease that does not end while a test runs: whoever leads was let.
+/// A lease that does not end while a test runs: a new leader was given it.
 const LONG: [&str; 3] = ["600s", "400s", "1s"];
 /// A lease whose end is waited for.
 const SHORT: [&str; 3] = ["3s", "2s", "400ms"];
@@ -169,7 +169,7 @@ async fn a_standby_sees_and_answers_all_and_changes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// An alert that waits for hours is not to begin anew with each leader.
+/// An alert that waits for hours is not to begin again with each leader.
 #[tokio::test]
 async fn that_a_renewal_fails_is_known_to_all_and_outlives_who_tried() -> Result<()> {
     let bench = Bench::shared().await?;
@@ -475,7 +475,7 @@ async fn whoever_takes_the_lease_away_is_heeded_at_once() -> Result<()> {
         .patch("cert-renew", &PatchParams::default(), &Patch::Merge(other))
         .await?;
     standing_by(&operator).await?;
-    // A Lease that is deleted is made anew.
+    // A Lease that is deleted is made again.
     leases
         .delete("cert-renew", &kube::api::DeleteParams::default())
         .await?;

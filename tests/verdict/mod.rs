@@ -99,7 +99,7 @@ async fn command_page_json_metrics_and_annotation_say_the_same_of_each_secret() 
     Ok(())
 }
 
-/// When a Secret is renewed is one date, whoever tells it.
+/// All say one date at which a Secret is renewed.
 async fn same_date(operator: &Operator<'_>, viewer: &Reader<'_>, name: &str) -> Result<()> {
     let (space, report) = (viewer.space, json(operator).await?);
     let rows = report["certificates"].as_array().into_iter().flatten();
@@ -201,7 +201,7 @@ async fn on_the_page(
     Ok(())
 }
 
-/// Each Secret says its state in its annotation, to whoever has nothing but kubectl.
+/// Each Secret says its state in its annotation, to a user who has nothing but kubectl.
 async fn on_the_secrets(space: &Space, expected: &BTreeMap<String, String>) -> Result<()> {
     for (name, state) in expected {
         eventually(SOON, "its annotation tells the state", async || {
@@ -264,7 +264,7 @@ async fn a_viewer_describes_what_he_may_not_read_and_a_stranger_gets_nothing() -
         held.contains("it is held until") && held.contains("--force"),
         "{held}"
     );
-    // Who signed it, although he may not read it.
+    // Who signed it, although the viewer may not read it.
     ensure!(
         held.contains("\nChain:") && held.contains(", by CN="),
         "{held}"

@@ -38,7 +38,7 @@ async fn pods_are_asked_at_their_own_addresses() -> Result<()> {
     run_where_pods_have_addresses("verify::inside::").await
 }
 
-/// What a server presents to whoever connects to this pod.
+/// What a server presents to a client that connects to this pod.
 type Choice = Box<dyn Fn(&Pod) -> Option<Pair> + Send + Sync>;
 
 /// The pod of a space that has this address.

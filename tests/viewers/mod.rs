@@ -187,7 +187,7 @@ async fn strangers_neither_stall_probes_nor_flood_the_api_server() -> Result<()>
     eprintln!(
         "{refused} refused, {put_off} put off, {closed} closed, {asked} reviews in {seconds} s, {probed} probes"
     );
-    // At once so many, then one a second.
+    // A burst of them at once, then one a second.
     ensure!(asked <= 60 + seconds + 5, "{asked} reviews in {seconds} s");
     ensure!(refused <= asked, "{refused} refused, {asked} asked");
     ensure!(

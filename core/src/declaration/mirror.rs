@@ -40,7 +40,7 @@ impl Mirror {
         }
     }
 
-    /// What is to stand there of a Secret in this state.
+    /// What the declaration is to show of a Secret in this state.
     #[must_use]
     pub fn of_secret(head: &Head, state: Option<State>) -> Self {
         let text = |key| head.annotation(key).map(ToOwned::to_owned);

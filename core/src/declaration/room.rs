@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::{Brief, Source};
 use crate::time::UnixTime;
 
-/// Most declarations of a namespace that are followed. Each takes about a kilobyte, and whoever may write ConfigMaps can
-/// make any number of them; a namespace with so many certificates is not known.
+/// Most declarations of a namespace that are followed. Each takes about a kilobyte, and a user who may write ConfigMaps
+/// can make any number of them; no namespace with this number of certificates is known.
 pub const MOST_OF_NAMESPACE: usize = 5_000;
 /// Most declarations of all namespaces that are followed: whoever has some namespaces fills no more than this.
 pub const MOST: usize = 20_000;

@@ -32,7 +32,7 @@ pub(super) struct Chain {
 /// What is shown of the Secrets that have a place.
 #[derive(Debug, Default)]
 pub(super) struct Named {
-    /// Boxed: a table of so many has room for half as many again.
+    /// Boxed: a hash table of this size has room for half as many again.
     shown: HashMap<Id, Box<Shown>>,
     /// How many each namespace has, and which.
     shares: Shares,

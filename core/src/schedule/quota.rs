@@ -352,7 +352,7 @@ mod tests {
             assert_eq!(quota.take(now, &modest, 16), Ok(()));
         }
         assert!(quota.take(now, &modest, 16).is_err());
-        // What is ordered since counts in full, whoever orders it.
+        // What any Secret has ordered since counts in full.
         assert!(quota.take(now, &name("another"), 16).is_err());
         assert!(quota.take(now, &name("hostile-1"), 16).is_err());
     }

@@ -120,7 +120,7 @@ impl DeclaredBy {
     pub fn read(key: &SecretRef, head: &Head) -> Option<Self> {
         let record = Record::read(key, head).filter(|it| is_marked(head) && it.gone.is_none())?;
         let named = { record.by.iter() }.filter_map(|text| {
-            // Anybody who may edit the Secret can write here what he likes, and it becomes part of a command.
+            // Anybody who may edit the Secret can write anything here, and it becomes part of a command.
             let name = text.strip_prefix("ConfigMap/")?;
             is_object_name(name).then(|| format!("configmap/{name}").into())
         });

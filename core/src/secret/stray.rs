@@ -1,5 +1,5 @@
 //! Secrets that look as if they were meant for cert-renew, and are not managed: a misspelt `issuer`, prefix or class, an
-//! `issuer` that stands elsewhere, or an opt-in that was lost.
+//! `issuer` that is elsewhere, or an opt-in that was lost.
 //!
 //! Input: a Secret that has not opted in, or not here. Output: a text for its owner. Pure; nothing else is done to such a Secret.
 

@@ -35,8 +35,8 @@ use crate::acme::transport::{body, poll_interval};
 use crate::net::egress::Nearby;
 use crate::process::permit::Permit;
 
-/// Most authorizations of an order for so many names. RFC 8555, 7.1.3, promises no fixed relation, so there is room for
-/// two of each name and some of the account; each is stored, and costs a request at every look.
+/// Most authorizations of an order for this number of names. RFC 8555, 7.1.3, promises no fixed relation, so there is
+/// room for two of each name and some of the account; each is stored, and costs a request at every look.
 const fn most_authorizations(names: usize) -> usize {
     2 * names + 10
 }

@@ -88,7 +88,7 @@ pub(in crate::cli) fn complete(args: &Complete) -> CommandResult {
     print((lines.join("\n") + "\n").as_bytes())
 }
 
-/// What may stand in place of the last word: commands, flags, or the values of a flag that has a list of them.
+/// What the last word may be: commands, flags, or the values of a flag that has a list of them.
 fn candidates(root: &Command, words: &[&str]) -> Vec<String> {
     let (last, before) = words.split_last().unwrap_or((&"", &[]));
     let mut command = root;

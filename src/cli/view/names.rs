@@ -66,7 +66,7 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
     })
 }
 
-/// That nothing is asked for by a config with `paused: true`, which is in force, or stands in a file.
+/// That nothing is asked for by a config with `paused: true`, which is in force, or in a file.
 fn paused(in_a_file: bool) -> &'static str {
     match in_a_file {
         true => "nothing would be asked for with this file: it has paused: true",

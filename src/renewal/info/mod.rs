@@ -31,8 +31,8 @@ use crate::renewal::info::queues::Queues;
 const LONGEST_ID: usize = 200;
 /// Number of certificates in a row without an answer that makes the CA the cause; fewer may be odd certificates.
 const SILENT: usize = 3;
-/// Number of namespaces that they are of, where so many have certificates of the CA: one namespace may have any number of
-/// odd ones.
+/// Number of namespaces that they are of, where as many have certificates of the CA: one namespace may have any number
+/// of odd ones.
 const SILENT_NAMESPACES: usize = 3;
 /// Longest sleep: timers do not count the time that a machine was suspended, the clock does.
 pub(super) const BEAT: Duration = Duration::from_secs(30);
@@ -370,7 +370,7 @@ mod tests {
         }
     }
 
-    /// A Secret whose certificate has a serial and a key identifier of its issuer of so many octets.
+    /// A Secret whose certificate has a serial and a key identifier of its issuer of these sizes in octets.
     fn secret(serial: usize, authority: usize) -> ThinSecret {
         let names = forge::alternative_names([(0x82, b"a.example".as_slice())]);
         let authority = forge::tlv(0x30, &forge::tlv(0x80, &vec![7; authority]));

@@ -49,8 +49,8 @@ impl RunningOrders {
         self.0.lock().contains_key(key)
     }
 
-    /// Whether an order of so many names may be made for a Secret: orders that wait for one namespace, which may go on
-    /// for days, leave room for those of others.
+    /// Whether an order with this number of names may be made for a Secret: orders that wait for one namespace, which
+    /// may go on for days, leave room for those of others.
     #[must_use]
     pub fn has_room(&self, key: &SecretRef, names: usize) -> bool {
         let all = self.0.lock();
@@ -64,7 +64,7 @@ impl RunningOrders {
         own <= LEAST.max(names) || (own <= NAMES / SHARE && total <= NAMES)
     }
 
-    /// Adds the Secret of an order that was begun, which has so many names.
+    /// Adds the Secret of an order that was begun, with the number of its names.
     pub fn insert(&self, key: &SecretRef, names: usize) {
         self.0.lock().insert(key.clone(), names);
     }

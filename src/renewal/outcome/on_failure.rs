@@ -180,7 +180,7 @@ impl Renewal<'_> {
     fn failed_by_itself(self, uid: &str, now: UnixTime, failed: Failed<'_>) -> UnixTime {
         let failures = &self.all.secret_failures;
         let retry_at = failures.failed(uid, now, &self.shared.config().retry, failed);
-        // Whoever forgets it when it is gone may have been here before.
+        // What forgets a Secret that is gone may have run before this.
         let known = self.shared.entry(self.key).map(|entry| entry.observed.uid);
         let uid = uid.into();
         if known.is_none_or(|known| known != uid) {

@@ -91,7 +91,7 @@ impl Share<'_> {
         has_room
     }
 
-    /// Takes room for so many bytes: whether there is any.
+    /// Takes room for this number of bytes, if there is any; returns whether there was.
     pub(super) fn take(&self, bytes: usize) -> bool {
         let mut taken = self.room.0.lock();
         let own = self.of_namespace(&taken);
@@ -133,7 +133,7 @@ impl Share<'_> {
         *self.bytes.lock() += bytes;
     }
 
-    /// Gives so many bytes back before the batch ends.
+    /// Gives this number of bytes back before the batch ends.
     pub(super) fn give_back(&self, bytes: usize) {
         let mut taken = self.room.0.lock();
         taken.all -= bytes;

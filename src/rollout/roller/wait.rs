@@ -295,8 +295,8 @@ impl<'a> Versions<'a> {
         }
     }
 
-    /// The workload as it is now. Its watch is opened anew after that: one that nobody polls may hold a place for large
-    /// answers.
+    /// The workload as it is now. Its watch is opened again after that: one that nobody polls may hold a place for
+    /// large answers.
     async fn read(&mut self) -> Result<Option<Workload>, Error> {
         self.watch = None;
         let read = get(self.client, self.namespace, self.id).await?;

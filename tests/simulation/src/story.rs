@@ -38,7 +38,7 @@ impl Story {
         }
         self.lines += 1;
         if self.printed {
-            // Whoever reads it may have read enough.
+            // The reader of the pipe may have read enough.
             let _ = writeln!(io::stdout(), "{line}");
         }
         if self.last.len() == KEPT {

@@ -180,7 +180,7 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             note("cert-renew.io/declared"),
             of_settings,
         ),
-        // Whoever declares it, somebody else fills it.
+        // One declares it, and another fills it.
         (
             "patch",
             "secrets",

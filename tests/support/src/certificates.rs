@@ -156,7 +156,7 @@ impl TestCa {
         Self::made(name, None)
     }
 
-    /// The same, whose intermediate ends in so many seconds.
+    /// The same, whose intermediate ends in this number of seconds.
     ///
     /// # Errors
     /// When the crypto library fails.

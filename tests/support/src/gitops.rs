@@ -46,7 +46,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Applies a manifest so many times; Argo CD as an Application says, where one is given.
+    /// Applies a manifest this number of times; Argo CD as an Application says, where one is given.
     ///
     /// # Errors
     /// When the engine is not built, or an object is not applied.

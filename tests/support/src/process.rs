@@ -113,7 +113,7 @@ impl Process {
         let threads = fs::read_dir(format!("/proc/{}/task", self.id()));
         let threads = threads.into_iter().flatten().flatten();
         let mut states = threads.filter_map(|it| fs::read_to_string(it.path().join("stat")).ok());
-        // The state follows the name, which stands in parentheses and may have any in it.
+        // The state follows the name, which is in parentheses and may have any in it.
         states.all(|stat| {
             stat.rsplit_once(") ")
                 .is_some_and(|(_, state)| state.starts_with('T'))

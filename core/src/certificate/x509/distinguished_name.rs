@@ -90,7 +90,7 @@ impl fmt::Display for DistinguishedName {
         let text = self.text();
         let text = match text.as_deref() {
             None => "(unreadable name)",
-            // Nearly always the issuer of something; the name of a server stands elsewhere.
+            // Nearly always the issuer of something; the name of a server is in the SAN.
             Some("") => "a CA without a name",
             Some(text) => text,
         };

@@ -42,7 +42,7 @@ pub fn plan(
     )
 }
 
-/// The same within so many bytes: Secrets for which there is no room beside those before them are put off.
+/// The same within the bytes of an allowance: Secrets for which there is no room beside those before them are put off.
 #[must_use]
 pub fn plan_within(
     allowance: Allowance,

@@ -183,7 +183,7 @@ mod tests {
         Arc::new(Semaphore::new(usize::try_from(PLACES).unwrap()))
     }
 
-    /// Whoever had places has given them back by now.
+    /// All places are given back by now.
     async fn all_are_free(places: &Semaphore) {
         let all = timeout(REST / 2, places.acquire_many(PLACES)).await;
         drop(all.expect("they are held").unwrap());

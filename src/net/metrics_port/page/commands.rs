@@ -1,6 +1,6 @@
 //! Commands to copy: those of one Secret, and those of every day for what the list shows. Pure.
 //!
-//! The page changes nothing: whoever types a command does so with rights of their own.
+//! The page changes nothing: the user who types a command does so with rights of their own.
 
 use cert_renew_core::schedule::rate_limits::grown_up;
 use cert_renew_core::secret::settings::values::is_label;

@@ -101,7 +101,7 @@ fn a_rollout_is_restarted_and_all_others_get_a_new_template() {
     }
 }
 
-/// Argo Rollouts restarts nothing before `restartAt`: whoever may edit a Secret could put that off for ever.
+/// Argo Rollouts restarts nothing before `restartAt`: anybody who may edit a Secret could put that off for ever.
 #[test]
 fn a_rollout_is_not_put_off_by_a_write_of_the_far_future_nor_is_what_was_written_beside_it_lost() {
     let lie = Some(4_070_908_800);

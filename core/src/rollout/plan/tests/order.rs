@@ -18,7 +18,7 @@ fn a_canary_goes_on_baking_after_a_restart_of_the_operator() {
     assert_eq!(waits, [NOW + bake]);
 }
 
-/// Whoever may edit a Secret may take its record away, or write that there is none.
+/// Anybody who may edit a Secret may take its record away, or write that there is none.
 #[test]
 fn a_secret_without_a_record_is_not_urgent() {
     let requests = [

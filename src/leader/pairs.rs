@@ -9,7 +9,7 @@
 //! turn.
 
 use cert_renew_core::assess::{self, Assessment};
-use cert_renew_core::certificate::pair::{self, Look, PairFault};
+use cert_renew_core::certificate::pair::{self, PairFault, Strictness};
 use cert_renew_core::config::Labels;
 use cert_renew_core::index::{Entry, Observed};
 use cert_renew_core::schedule::token_bucket::TokenBucket;
@@ -115,7 +115,7 @@ async fn look(
 /// The fault of the pair, except faults that are due to time alone.
 fn fault(secret: &FullSecret, assessment: &Assessment, now: UnixTime) -> Option<PairFault> {
     let (certificate, private_key) = secret.pair();
-    let look = Look {
+    let look = Strictness {
         external: assessment.is_external(),
         der: secret.place().der,
     };

@@ -187,7 +187,7 @@ impl RenewalTarget {
     /// Whether its key and certificate do not belong together, or no server can load them.
     fn is_broken(&self, now: UnixTime) -> bool {
         let (certificate, private_key) = self.secret.pair();
-        let look = pair::Look {
+        let look = pair::Strictness {
             external: false,
             der: self.secret.place().der,
         };

@@ -210,7 +210,7 @@ pub(super) async fn pair_fault(
     let full =
         full.map_err(|error| Failure::new(&format!("reading Secret {namespace}/{name}"), &error))?;
     let (certificate, private_key) = full.pair();
-    let look = pair::Look {
+    let look = pair::Strictness {
         external,
         der: full.place().der,
     };

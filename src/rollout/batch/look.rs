@@ -289,7 +289,7 @@ impl Rollouts {
             ));
         }
         let (certificate, private_key) = secret.pair();
-        let strictness = pair::Look {
+        let strictness = pair::Strictness {
             external: assessment.is_external(),
             der: secret.place().der,
         };

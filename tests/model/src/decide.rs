@@ -259,7 +259,7 @@ impl Core {
                 return Rolling::Not;
             }
             let (certificate, key) = full.pair();
-            let look = pair::Look::default();
+            let look = pair::Strictness::default();
             let Ok(rollable) = pair::check_rollable(certificate, key, self.now, look) else {
                 return Rolling::Not;
             };

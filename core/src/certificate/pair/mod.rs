@@ -56,7 +56,7 @@ pub struct Rollable {
 
 /// How strictly a pair is checked before workloads are rolled onto it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Look {
+pub struct Strictness {
     /// Another program makes the pair, perhaps with a key that only the workloads can read.
     pub external: bool,
     /// The Secret's own settings declare certificate and key as DER.
@@ -152,7 +152,7 @@ pub fn check_rollable(
     certificate: &[u8],
     key: &[u8],
     now: UnixTime,
-    look: Look,
+    look: Strictness,
 ) -> Result<Rollable, PairFault> {
     if certificate.trim_ascii().is_empty() || key.trim_ascii().is_empty() {
         return Err(PairFault::Empty);

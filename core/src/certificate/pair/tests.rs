@@ -71,7 +71,7 @@ fn a_pair_that_a_server_cannot_load_is_not_rolled_onto() {
         check_rollable(certificate, key, now(), look).map(|it| it.unproven)
     };
     let (good, key) = (file("good.pem"), file("good.key"));
-    let usual = Look::default();
+    let usual = Strictness::default();
     assert_eq!(check(&good, &key, usual), Ok(None));
     for name in ["glued.pem", "indented.pem", "bare.der"] {
         let fault = check(&file(name), &key, usual);
@@ -82,7 +82,7 @@ fn a_pair_that_a_server_cannot_load_is_not_rolled_onto() {
     }
     let fault = check(&good, &file("indented.key"), usual);
     assert!(matches!(fault, Err(PairFault::Unservable(_))), "{fault:?}");
-    let der = Look { der: true, ..usual };
+    let der = Strictness { der: true, ..usual };
     assert_eq!(check(&file("bare.der"), &file("pkcs8.der"), der), Ok(None));
     // A leaf that is not first was put there on purpose.
     let disordered = [file("intermediate.pem"), good.clone()].concat();
@@ -93,9 +93,9 @@ fn a_pair_that_a_server_cannot_load_is_not_rolled_onto() {
 fn a_key_that_cannot_be_read_is_somebody_elses_business() {
     let (good, external) = (
         file("good.pem"),
-        Look {
+        Strictness {
             external: true,
-            ..Look::default()
+            ..Strictness::default()
         },
     );
     for name in [
@@ -106,7 +106,7 @@ fn a_key_that_cannot_be_read_is_somebody_elses_business() {
     ] {
         let rolled = check_rollable(&good, &file(name), now(), external);
         assert!(rolled.is_ok_and(|it| it.unproven.is_some()), "{name}");
-        let ours = check_rollable(&good, &file(name), now(), Look::default());
+        let ours = check_rollable(&good, &file(name), now(), Strictness::default());
         assert!(matches!(ours, Err(PairFault::Key(_))), "{name}");
     }
     let other = check_rollable(&good, &file("p384.key"), now(), external);

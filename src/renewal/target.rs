@@ -42,7 +42,7 @@ pub(super) struct RenewalTarget {
 }
 
 /// When a Secret that still wants its running order may change, at the moment before a step.
-pub(super) enum Look {
+pub(super) enum Readiness {
     /// Now: permission for the one step that follows.
     Go(Permit<()>, Box<RenewalTarget>),
     /// Not before then.
@@ -54,22 +54,22 @@ impl Renewal<'_> {
     ///
     /// # Errors
     /// As [`Self::read`]; [`Failure::Unwanted`] where the Secret no longer wants the order.
-    pub(super) async fn look(self, record: &Record) -> Result<Look, Failure> {
+    pub(super) async fn look(self, record: &Record) -> Result<Readiness, Failure> {
         let waited = Instant::now();
         let (look, fresh) = permit::Look::take(self.read(UnixTime::now())).await?;
         let fresh = fresh.ok_or(Failure::Unwanted)?;
         let fresh = fresh.at(&self.shared.config(), &record.order.issuer);
         if fresh.assessment.renewal.is_err_and(Never::is_pause) {
-            return Ok(Look::Waits(UnixTime::NEVER));
+            return Ok(Readiness::Waits(UnixTime::NEVER));
         }
         if fresh.is_left_alone() || !fresh.still_wants(record) {
             return Err(Failure::Unwanted);
         }
         if let Some(opens) = fresh.shut_until(UnixTime::now()) {
-            return Ok(Look::Waits(opens));
+            return Ok(Readiness::Waits(opens));
         }
         let permit = permit::Look::permit([&look], waited, ()).ok_or(Failure::Outdated)?;
-        Ok(Look::Go(permit, Box::new(fresh)))
+        Ok(Readiness::Go(permit, Box::new(fresh)))
     }
 
     /// Permission for the one step that follows, if the Secret still asks for it as it is now.

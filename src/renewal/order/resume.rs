@@ -22,7 +22,7 @@ use crate::renewal::challenges::ways::ProofPlan;
 use crate::renewal::outcome::failure::Failure;
 use crate::renewal::outcome::{Outcome, Progress};
 use crate::renewal::renewals::{Renewal, Renewals};
-use crate::renewal::target::{Look, RenewalTarget};
+use crate::renewal::target::{Readiness, RenewalTarget};
 use crate::telemetry::metrics::RenewalStep;
 use crate::telemetry::stage::Stage;
 
@@ -187,8 +187,8 @@ impl Renewal<'_> {
             let manner = (plan.take(), Wait::Briefly);
             let plan = self.prepare_challenges(record, order, manner).await?;
             let permit = match self.look(record).await? {
-                Look::Go(permit, _) => permit,
-                Look::Waits(until) => return Ok(Progress::Waits(until)),
+                Readiness::Go(permit, _) => permit,
+                Readiness::Waits(until) => return Ok(Progress::Waits(until)),
             };
             self.validate(permit, &record.order.uid, order, &plan)
                 .await?;
@@ -250,8 +250,8 @@ impl Renewal<'_> {
     ) -> Result<Permit<()>, Box<Result<Progress, Failure>>> {
         let fails = |failure: Failure| Box::new(Err::<Progress, _>(failure));
         let (permit, fresh) = match self.look(record).await.map_err(fails)? {
-            Look::Go(permit, fresh) => (permit, fresh),
-            Look::Waits(until) => return Err(Box::new(Ok(Progress::Waits(until)))),
+            Readiness::Go(permit, fresh) => (permit, fresh),
+            Readiness::Waits(until) => return Err(Box::new(Ok(Progress::Waits(until)))),
         };
         let ordered = record.order.profile.as_deref();
         let takes = fresh.takes_profile(client, ordered).await;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::outcome::{Outcome, Progress};
 use super::renewals::Renewal;
-use super::target::{Look, RenewalTarget};
+use super::target::{Readiness, RenewalTarget};
 use crate::acme;
 use crate::cluster::events;
 use crate::cluster::order_records::{self, Record};
@@ -42,8 +42,8 @@ impl Renewal<'_> {
     ) -> Result<Progress, Failure> {
         let (started, now) = (Instant::now(), UnixTime::now());
         let (permit, fresh) = match self.look(record).await? {
-            Look::Go(permit, fresh) => (permit, fresh),
-            Look::Waits(until) => return Ok(Progress::Waits(until)),
+            Readiness::Go(permit, fresh) => (permit, fresh),
+            Readiness::Waits(until) => return Ok(Progress::Waits(until)),
         };
         let new_key = PrivateKey::from_pem(record.key.as_bytes())?;
         if !fresh.may_take(&new_key) {

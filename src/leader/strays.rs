@@ -10,7 +10,7 @@ use std::time::Duration;
 use cert_renew_core::index::Source;
 use cert_renew_core::schedule::token_bucket::TokenBucket;
 use cert_renew_core::secret::SecretRef;
-use cert_renew_core::secret::stray::{Stray, Why};
+use cert_renew_core::secret::stray::{Stray, StrayReason};
 use cert_renew_core::time::UnixTime;
 use tokio::time::Instant;
 
@@ -109,7 +109,8 @@ impl Strays {
         let before = self.known.get(key);
         // The text of a lost one says who issued it only as long as that is known.
         let is_told = |it: &Known| {
-            let same = it.stray == stray || (it.stray.why, stray.why) == (Why::Lost, Why::Lost);
+            let same = it.stray == stray
+                || (it.stray.why, stray.why) == (StrayReason::Lost, StrayReason::Lost);
             it.told && same && *it.uid == *uid
         };
         let told = before.is_some_and(is_told);
@@ -212,7 +213,10 @@ impl Strays {
 impl Known {
     /// Whether it is to be told.
     fn is_due(&self, now: Instant) -> bool {
-        let is_new = matches!(self.stray.why, Why::Unserved | Why::Undeclared);
+        let is_new = matches!(
+            self.stray.why,
+            StrayReason::Unserved | StrayReason::Undeclared
+        );
         let waits = is_new && now < self.since + PATIENCE;
         !self.told && !waits
     }
@@ -233,7 +237,7 @@ mod tests {
 
     fn stray(text: &str) -> Stray {
         Stray {
-            why: Why::NoIssuer,
+            why: StrayReason::NoIssuer,
             text: text.into(),
         }
     }
@@ -279,7 +283,7 @@ mod tests {
         let (mut strays, metrics) = strays();
         let (key, before) = (key("shop", 1), Instant::now());
         let unserved = |text: &str| Stray {
-            why: Why::Unserved,
+            why: StrayReason::Unserved,
             text: text.into(),
         };
         strays.see(&key, "u", Some(unserved("a")), ONE);

@@ -18,7 +18,7 @@ const NAMED: usize = 3;
 
 /// Why a Secret is not managed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum StrayReason {
     /// There are annotations of ours, and no issuer.
     NoIssuer,
     /// The prefix of an annotation is misspelt.
@@ -37,12 +37,12 @@ pub enum Why {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
     /// Why.
-    pub why: Why,
+    pub why: StrayReason,
     /// What to tell its owner.
     pub text: String,
 }
 
-impl Why {
+impl StrayReason {
     /// The value of the metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -132,7 +132,7 @@ fn misspelt_class(key: &SecretRef, wanted: &str, class: &str) -> Stray {
         shown(wanted),
         keys::CLASS
     );
-    let why = Why::Class;
+    let why = StrayReason::Class;
     Stray { why, text }
 }
 
@@ -145,7 +145,7 @@ fn unserved(key: &SecretRef, wanted: &str, class: &str) -> Stray {
          secret {name} {}-",
         keys::CLASS
     );
-    let why = Why::Unserved;
+    let why = StrayReason::Unserved;
     Stray { why, text }
 }
 
@@ -161,7 +161,7 @@ fn undeclared(key: &SecretRef) -> Stray {
         keys::DECLARED,
         keys::ISSUER
     );
-    let why = Why::Undeclared;
+    let why = StrayReason::Undeclared;
     Stray { why, text }
 }
 
@@ -171,7 +171,7 @@ fn near_miss(near: &str) -> Stray {
         "not managed: cert-renew does not read the annotation {near}; did you mean {}{name}?",
         keys::PREFIX
     );
-    let why = Why::Prefix;
+    let why = StrayReason::Prefix;
     Stray { why, text }
 }
 
@@ -179,7 +179,7 @@ fn among_the_labels(label: &str) -> Stray {
     let text = format!(
         "not managed: {label} is a label, and cert-renew reads it among the annotations: write it there"
     );
-    let why = Why::NoIssuer;
+    let why = StrayReason::NoIssuer;
     Stray { why, text }
 }
 
@@ -189,7 +189,7 @@ fn among_our_notes(name: &str) -> Stray {
         keys::STATE_PREFIX,
         keys::PREFIX
     );
-    let why = Why::Prefix;
+    let why = StrayReason::Prefix;
     Stray { why, text }
 }
 
@@ -218,7 +218,7 @@ fn without_issuer(ours: &[&str]) -> Stray {
             )
         }
     };
-    let why = Why::NoIssuer;
+    let why = StrayReason::NoIssuer;
     Stray { why, text }
 }
 
@@ -241,7 +241,7 @@ pub fn lost(key: &SecretRef, issuer: Option<&str>, marked: bool) -> Stray {
         keys::ISSUER,
         keys::ISSUER
     );
-    let why = Why::Lost;
+    let why = StrayReason::Lost;
     Stray { why, text }
 }
 
@@ -303,7 +303,7 @@ mod tests {
             (
                 &[("cert-renew.io/isuer", "le")][..],
                 false,
-                Why::NoIssuer,
+                StrayReason::NoIssuer,
                 "cert-renew.io/isuer is unknown; did you mean cert-renew.io/issuer?",
             ),
             (
@@ -312,25 +312,25 @@ mod tests {
                     ("cert-renew.io/renew-now", "1"),
                 ],
                 false,
-                Why::NoIssuer,
+                StrayReason::NoIssuer,
                 "without which cert-renew.io/names, cert-renew.io/renew-now has no effect",
             ),
             (
                 &[],
                 true,
-                Why::NoIssuer,
+                StrayReason::NoIssuer,
                 "the label cert-renew.io/managed is there",
             ),
             (
                 &[("cert-renew.io.issuer", "le")],
                 false,
-                Why::Prefix,
+                StrayReason::Prefix,
                 "the annotation cert-renew.io.issuer; did you mean cert-renew.io/issuer?",
             ),
             (
                 &[("state.cert-renew.io/issuer", "le")],
                 false,
-                Why::Prefix,
+                StrayReason::Prefix,
                 "reads no settings; did you mean cert-renew.io/issuer?",
             ),
             (
@@ -339,7 +339,7 @@ mod tests {
                     ("cert-renew.io/class", "defualt"),
                 ],
                 false,
-                Why::Class,
+                StrayReason::Class,
                 "kubectl -n shop annotate secret tls --overwrite cert-renew.io/class=default",
             ),
             (
@@ -348,13 +348,13 @@ mod tests {
                     ("cert-renew.io/class", "edge"),
                 ],
                 false,
-                Why::Unserved,
+                StrayReason::Unserved,
                 "kubectl -n shop annotate secret tls cert-renew.io/class-",
             ),
             (
                 &[("cert-renew.io/declared", "true")],
                 false,
-                Why::Undeclared,
+                StrayReason::Undeclared,
                 "kubectl -n shop annotate secret tls cert-renew.io/declared- cert-renew.io/issuer=ISSUER",
             ),
             // What is taken off a declared Secret is put back.
@@ -364,13 +364,13 @@ mod tests {
                     ("state.cert-renew.io/rolled-out", "none u"),
                 ],
                 false,
-                Why::Undeclared,
+                StrayReason::Undeclared,
                 "none has given it any",
             ),
             (
                 &[("certrenew.io/issuer", "le")],
                 false,
-                Why::Prefix,
+                StrayReason::Prefix,
                 "certrenew.io/issuer; did you mean cert-renew.io/issuer?",
             ),
             (
@@ -382,7 +382,7 @@ mod tests {
                     ),
                 ],
                 false,
-                Why::Lost,
+                StrayReason::Lost,
                 "kubectl -n shop annotate secret tls cert-renew.io/issuer=le; if it is meant",
             ),
         ] {

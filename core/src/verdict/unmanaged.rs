@@ -80,12 +80,12 @@ impl Unmanaged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::stray::Why;
+    use crate::secret::stray::StrayReason;
 
     #[test]
     fn one_namespace_hides_none_of_another() {
         let stray = |text: &str| Stray {
-            why: Why::NoIssuer,
+            why: StrayReason::NoIssuer,
             text: text.into(),
         };
         let key = |namespace: &str, number: usize| SecretRef {

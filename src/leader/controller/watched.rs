@@ -11,7 +11,7 @@ use cert_renew_core::schedule::due::Never;
 use cert_renew_core::secret::object::compact::Uid;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::settings::Problem;
-use cert_renew_core::secret::stray::{self, Stray, Why};
+use cert_renew_core::secret::stray::{self, Stray, StrayReason};
 use cert_renew_core::secret::{SecretRef, keys};
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::verdict::State;
@@ -252,7 +252,13 @@ impl Controller {
             .map(|it| stray::lost(key, Some(&it.issuer), head.annotations().is_some()));
         match (lost, &stray) {
             (Some(lost), None) => self.strays.lost(key, head.uid(), lost, source),
-            (Some(lost), Some(Stray { why: Why::Lost, .. })) => {
+            (
+                Some(lost),
+                Some(Stray {
+                    why: StrayReason::Lost,
+                    ..
+                }),
+            ) => {
                 self.strays.see(key, head.uid(), Some(lost), source);
             }
             _ => self.strays.see(key, head.uid(), stray, source),

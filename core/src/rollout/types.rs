@@ -182,14 +182,14 @@ pub struct Due {
     /// When the Secret's data was written.
     pub written: Option<UnixTime>,
     /// Why the workload is affected.
-    pub why: Why,
+    pub why: RolloutReason,
     /// Its pods had the leaf already, but one served an earlier one: they are replaced once more.
     pub again: bool,
 }
 
 /// Why a workload is rolled for a Secret.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Why {
+pub enum RolloutReason {
     /// Its template refers to the Secret, in these places.
     Refers(Vec<Reference>),
     /// The Secret names it.
@@ -264,7 +264,7 @@ impl Step {
             unwell: false,
             leaves: vec![Due {
                 secret: request.secret.clone(),
-                why: Why::Named,
+                why: RolloutReason::Named,
                 again: true,
                 ..Due::of(request)
             }],
@@ -315,10 +315,10 @@ impl Step {
 impl Due {
     /// Bytes in memory of a leaf of this Secret, without the allocator's overhead.
     #[must_use]
-    pub(super) fn weight_of(secret: &str, why: &Why) -> usize {
+    pub(super) fn weight_of(secret: &str, why: &RolloutReason) -> usize {
         let references = match why {
-            Why::Refers(references) => references.iter().map(Reference::weight).sum(),
-            Why::Named => 0,
+            RolloutReason::Refers(references) => references.iter().map(Reference::weight).sum(),
+            RolloutReason::Named => 0,
         };
         // The queue has the name too.
         size_of::<Self>() + 2 * secret.len() + references
@@ -333,7 +333,7 @@ impl Due {
             with: request.with,
             changed: request.changed,
             written: request.written,
-            why: Why::Named,
+            why: RolloutReason::Named,
             again: false,
         }
     }
@@ -381,7 +381,7 @@ impl Request {
     }
 }
 
-impl Why {
+impl RolloutReason {
     /// The changed parts of the Secret that the workload uses.
     #[must_use]
     pub fn uses(&self) -> Parts {
@@ -401,7 +401,7 @@ impl Why {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for RolloutReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named => f.write_str("named by the Secret"),

@@ -16,7 +16,7 @@ pub use linear::{FACTOR, LENGTHS, slower_than_linear, slower_than_linear_in};
 use crate::certificate::Fingerprint;
 use crate::rollout::decode::Object;
 use crate::rollout::workload::Workload;
-use crate::rollout::{Due, How, Phase, Step, Why};
+use crate::rollout::{Due, How, Phase, RolloutReason, Step};
 use crate::secret::parts::{ChainAndCa, Parts};
 use crate::secret::workload::Kind;
 use crate::time::UnixTime;
@@ -62,7 +62,7 @@ pub fn step(name: &str, leaves: &[(&str, Fingerprint)]) -> Step {
         with: ChainAndCa::NONE,
         changed: Parts::ALL,
         written: None,
-        why: Why::Named,
+        why: RolloutReason::Named,
         again: false,
     };
     Step {

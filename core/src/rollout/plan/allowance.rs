@@ -2,7 +2,7 @@
 //!
 //! A thousand Secrets may each name the same hundred workloads: what they name is bounded, the plan is their product.
 
-use crate::rollout::types::{Due, Remark, Request, Step, Why};
+use crate::rollout::types::{Due, Remark, Request, RolloutReason, Step};
 use crate::rollout::workload::Workload;
 use crate::secret::workload::{RolloutMode, WorkloadRef};
 
@@ -62,7 +62,7 @@ pub(super) fn of_remarks(remarks: &[Remark]) -> usize {
 /// Bytes that the steps of a Secret add to a plan: `is_new` says for which of its workloads there is no step yet.
 pub(super) fn of_steps(
     request: &Request,
-    concerned: &[(&Workload, Why)],
+    concerned: &[(&Workload, RolloutReason)],
     is_new: impl Fn(&Workload) -> bool,
 ) -> usize {
     // A reload may have to be a restart, with a remark that says why.

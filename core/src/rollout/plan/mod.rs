@@ -13,7 +13,7 @@ use self::allowance::{Allowance, Taken};
 use super::progress::{Progress, numbers, progress};
 use super::references::{ChangedKeys, Reference};
 use super::state::HaltNote;
-use super::types::{Ask, Decision, Due, How, Phase, Plan, Remark, Request, Step, Why};
+use super::types::{Ask, Decision, Due, How, Phase, Plan, Remark, Request, RolloutReason, Step};
 use super::workload::{Strategy, Workload, says};
 use crate::certificate::Fingerprint;
 use crate::config::RolloutConfig;
@@ -228,13 +228,18 @@ fn mends_at(now: UnixTime, request: &Request, workload: &Workload) -> UnixTime {
 }
 
 /// What to do to a workload for one Secret.
-fn how(request: &Request, workload: &Workload, why: &Why, remarks: &mut Vec<Remark>) -> How {
+fn how(
+    request: &Request,
+    workload: &Workload,
+    why: &RolloutReason,
+    remarks: &mut Vec<Remark>,
+) -> How {
     let RolloutMode::Post { port, path } = &request.mode else {
         return How::Restart;
     };
     let frozen = match why {
-        Why::Refers(references) => references.iter().find(|reference| !reference.live),
-        Why::Named => None,
+        RolloutReason::Refers(references) => references.iter().find(|reference| !reference.live),
+        RolloutReason::Named => None,
     };
     let why = match frozen {
         _ if workload.host_network => "its pods are on the host's network".to_owned(),
@@ -329,7 +334,7 @@ fn concerned<'a>(
     request: &Request,
     workloads: &Lookup<'a>,
     remarks: &mut Vec<Remark>,
-) -> Vec<(&'a Workload, Why)> {
+) -> Vec<(&'a Workload, RolloutReason)> {
     let mut concerned = Vec::new();
     if request.mode == RolloutMode::None || request.keys.is_none() {
         return concerned;
@@ -343,8 +348,8 @@ fn concerned<'a>(
             .cloned()
             .collect();
         let why = match (named.remove(&workload.id), references.is_empty()) {
-            (_, false) => Why::Refers(references),
-            (true, true) => Why::Named,
+            (_, false) => RolloutReason::Refers(references),
+            (true, true) => RolloutReason::Named,
             (false, true) => continue,
         };
         let (secret, id) = (request.secret.clone(), workload.id.clone());
@@ -380,7 +385,7 @@ fn is_newer(step: &Step) -> bool {
 fn verdict(
     now: UnixTime,
     request: &Request,
-    concerned: &[(&Workload, Why)],
+    concerned: &[(&Workload, RolloutReason)],
     all: &Lookup<'_>,
 ) -> Decision {
     let others = |leaf: Fingerprint| leaf != request.leaf;

@@ -1,5 +1,5 @@
 use cert_renew_core::certificate::Fingerprint;
-use cert_renew_core::rollout::{Phase, Why};
+use cert_renew_core::rollout::{Phase, RolloutReason};
 use cert_renew_core::secret::parts::{ChainAndCa, Parts};
 use cert_renew_core::testing::workload;
 
@@ -37,7 +37,7 @@ fn what_rolls_for_an_earlier_leaf_of_ours_is_not_waited_for() {
                 with: ChainAndCa::NONE,
                 changed: Parts::ALL,
                 written: None,
-                why: Why::Named,
+                why: RolloutReason::Named,
                 again: false,
             }],
             urgency: UnixTime(0),
@@ -59,7 +59,7 @@ fn patch(kind: Kind, now: i64, written: &[Option<i64>]) -> Value {
         with: ChainAndCa::NONE,
         changed: Parts::ALL,
         written: written.map(UnixTime),
-        why: Why::Named,
+        why: RolloutReason::Named,
         again: false,
     };
     let object = json!({"metadata": {"name": "web", "uid": "u", "resourceVersion": "7"}});

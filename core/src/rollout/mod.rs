@@ -21,5 +21,5 @@ pub use plan::{Lookup, plan, plan_within, users_of, using};
 pub use progress::{Numbers, Progress, is_rolling, progress};
 pub use references::{ChangedKeys, Reference, Via};
 pub use state::{HaltNote, NotAHaltNote};
-pub use types::{Ask, Decision, Due, How, Phase, Plan, Remark, Request, RolloutReason, Step};
+pub use types::{Ask, Decision, DueLeaf, How, Phase, Plan, Remark, Request, RolloutReason, Step};
 pub use workload::{Carried, Status, Strategy, Workload, leaf_annotation};

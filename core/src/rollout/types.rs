@@ -132,7 +132,7 @@ pub struct Step {
     /// An earlier look found the workload unhealthy before the rollout: that is not reported again.
     pub unwell: bool,
     /// The leaves that it is rolled for; one patch carries all of them.
-    pub leaves: Vec<Due>,
+    pub leaves: Vec<DueLeaf>,
     /// The earliest expiry of a leaf that it still serves; never if that is unknown.
     pub urgency: UnixTime,
     /// Not patched before this instant: it was rolled recently.
@@ -170,7 +170,7 @@ pub enum Phase {
 
 /// A leaf that a workload should have.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Due {
+pub struct DueLeaf {
     /// The Secret.
     pub secret: Box<str>,
     /// Its leaf.
@@ -262,11 +262,11 @@ impl Step {
             halts: true,
             degraded: false,
             unwell: false,
-            leaves: vec![Due {
+            leaves: vec![DueLeaf {
                 secret: request.secret.clone(),
                 why: RolloutReason::Named,
                 again: true,
-                ..Due::of(request)
+                ..DueLeaf::of(request)
             }],
             urgency: request.served_until(),
             not_before: now,
@@ -284,7 +284,7 @@ impl Step {
     #[must_use]
     pub fn weight(&self) -> usize {
         let leaves = self.leaves.iter();
-        let leaves = leaves.map(|due| Due::weight_of(&due.secret, &due.why));
+        let leaves = leaves.map(|due| DueLeaf::weight_of(&due.secret, &due.why));
         let asks = match &self.how {
             How::Reload(asks) => asks.iter().map(|ask| Self::of_ask(&ask.path)).sum(),
             How::Restart => 0,
@@ -312,7 +312,7 @@ impl Step {
     }
 }
 
-impl Due {
+impl DueLeaf {
     /// Bytes in memory of a leaf of this Secret, without the allocator's overhead.
     #[must_use]
     pub(super) fn weight_of(secret: &str, why: &RolloutReason) -> usize {

@@ -16,7 +16,7 @@ pub use linear::{FACTOR, LENGTHS, slower_than_linear, slower_than_linear_in};
 use crate::certificate::Fingerprint;
 use crate::rollout::decode::Object;
 use crate::rollout::workload::Workload;
-use crate::rollout::{Due, How, Phase, RolloutReason, Step};
+use crate::rollout::{DueLeaf, How, Phase, RolloutReason, Step};
 use crate::secret::parts::{ChainAndCa, Parts};
 use crate::secret::workload::Kind;
 use crate::time::UnixTime;
@@ -56,7 +56,7 @@ pub fn workload(kind: Kind, object: Value) -> Workload {
 /// Restarts a Deployment for these leaves, each with its Secret.
 #[must_use]
 pub fn step(name: &str, leaves: &[(&str, Fingerprint)]) -> Step {
-    let due = |(secret, leaf): &(&str, Fingerprint)| Due {
+    let due = |(secret, leaf): &(&str, Fingerprint)| DueLeaf {
         secret: (*secret).into(),
         leaf: *leaf,
         with: ChainAndCa::NONE,

@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use cert_renew_core::rollout::progress::{Numbers, is_rolling};
-use cert_renew_core::rollout::types::{Due, How, Step};
+use cert_renew_core::rollout::types::{DueLeaf, How, Step};
 use cert_renew_core::rollout::workload::{Strategy, Workload, leaf_annotation};
 use cert_renew_core::secret::workload::Kind;
 use cert_renew_core::text::error_chain;
@@ -381,7 +381,7 @@ fn not_evicted(lacks: Ended, short: i64, took: Duration) -> Ended {
 /// Whether the last change of the template was an earlier leaf of one of the step's Secrets.
 fn rolls_for_an_earlier(step: &Step, current: &Workload) -> bool {
     let ours = current.rolled_at.is_some() && current.rolled_at >= current.template_touched;
-    let earlier = |due: &Due| {
+    let earlier = |due: &DueLeaf| {
         let value = current.leaf_of(&due.secret);
         value.is_some_and(|value| !due.is_said_by(value))
     };

@@ -2,7 +2,7 @@
 //!
 //! A thousand Secrets may each name the same hundred workloads: what they name is bounded, the plan is their product.
 
-use crate::rollout::types::{Due, Remark, Request, RolloutReason, Step};
+use crate::rollout::types::{DueLeaf, Remark, Request, RolloutReason, Step};
 use crate::rollout::workload::Workload;
 use crate::secret::workload::{RolloutMode, WorkloadRef};
 
@@ -76,7 +76,7 @@ pub(super) fn of_steps(
         } else {
             0
         };
-        step + Due::weight_of(&request.secret, why) + way
+        step + DueLeaf::weight_of(&request.secret, why) + way
     });
     each.sum()
 }

@@ -13,7 +13,9 @@ use self::allowance::{Allowance, Taken};
 use super::progress::{Progress, numbers, progress};
 use super::references::{ChangedKeys, Reference};
 use super::state::HaltNote;
-use super::types::{Ask, Decision, Due, How, Phase, Plan, Remark, Request, RolloutReason, Step};
+use super::types::{
+    Ask, Decision, DueLeaf, How, Phase, Plan, Remark, Request, RolloutReason, Step,
+};
 use super::workload::{Strategy, Workload, says};
 use crate::certificate::Fingerprint;
 use crate::config::RolloutConfig;
@@ -86,9 +88,9 @@ pub fn plan_within(
         }
         for (workload, why) in concerned {
             let how = how(request, workload, &why, &mut plan.remarks);
-            let due = Due {
+            let due = DueLeaf {
                 why,
-                ..Due::of(request)
+                ..DueLeaf::of(request)
             };
             let said = workload.leaf_of(&request.secret);
             let carries = said.is_some_and(|value| due.is_said_by(value));
@@ -374,7 +376,7 @@ fn concerned<'a>(
 /// proves nothing; but it may have adopted older pods, as after `--cascade=orphan`.
 fn is_newer(step: &Step) -> bool {
     let created = step.workload.created;
-    let later = |due: &Due| {
+    let later = |due: &DueLeaf| {
         created
             .zip(due.written)
             .is_some_and(|(at, written)| at.is_certainly_after(written))
@@ -423,7 +425,7 @@ fn stands(now: UnixTime, request: &Request, note: &HaltNote, all: &Lookup<'_>) -
                 failed.id.kind,
                 Kind::ReplicationController | Kind::ReplicaSet
             ) && { failed.leaf_of(&request.secret) }
-                .is_some_and(|value| Due::of(request).is_said_by(value))
+                .is_some_and(|value| DueLeaf::of(request).is_said_by(value))
                 && matches!(progress(failed, 0), Progress::Done | Progress::Held(_))
         }
         None => true,
@@ -474,7 +476,7 @@ fn choose_degraded(steps: &mut [Step], proven: &mut BTreeMap<Box<str>, usize>) {
         *serving.entry(due.secret.clone()).or_default() += 1;
     }
     for step in steps {
-        let alone = |due: &Due| {
+        let alone = |due: &DueLeaf| {
             let others = serving.get(&due.secret).is_some_and(|count| *count > 1);
             !proven.contains_key(&due.secret) && others
         };

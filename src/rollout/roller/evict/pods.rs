@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use cert_renew_core::rollout::decode::{Condition, Meta};
 use cert_renew_core::rollout::lean::Kept;
-use cert_renew_core::rollout::types::{Due, Step};
+use cert_renew_core::rollout::types::{DueLeaf, Step};
 use cert_renew_core::rollout::workload::{Workload, leaf_annotation};
 use cert_renew_core::time::UnixTime;
 use kube::Resource;
@@ -136,7 +136,7 @@ impl ThinPod {
 
     pub(super) fn see(&self, step: &Step) -> Seen {
         let Wire { metadata, status } = &self.wire;
-        let has = |due: &Due| {
+        let has = |due: &DueLeaf| {
             let value = metadata.annotation(&leaf_annotation(&due.secret));
             value.is_some_and(|value| due.is_said_by(value))
         };

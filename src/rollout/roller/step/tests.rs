@@ -31,7 +31,7 @@ fn what_rolls_for_an_earlier_leaf_of_ours_is_not_waited_for() {
             halts: true,
             degraded: false,
             unwell: false,
-            leaves: vec![Due {
+            leaves: vec![DueLeaf {
                 secret: "tls".into(),
                 leaf,
                 with: ChainAndCa::NONE,
@@ -53,7 +53,7 @@ fn what_rolls_for_an_earlier_leaf_of_ours_is_not_waited_for() {
 
 /// The patch of a workload for Secrets that were written then, by our clock `now`.
 fn patch(kind: Kind, now: i64, written: &[Option<i64>]) -> Value {
-    let due = |(number, written): (usize, &Option<i64>)| Due {
+    let due = |(number, written): (usize, &Option<i64>)| DueLeaf {
         secret: format!("tls-{number}").into(),
         leaf: Fingerprint::of(b"leaf"),
         with: ChainAndCa::NONE,

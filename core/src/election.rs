@@ -82,7 +82,7 @@ impl Times {
 
 /// The content of a Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct LeaseRecord {
     /// The object's uid.
     pub uid: String,
     /// The object's resourceVersion.
@@ -97,7 +97,7 @@ pub struct Record {
 
 /// A guarded write of the Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct LeaseWrite {
     /// The object that it changes.
     pub uid: String,
     /// The version that it is based on.
@@ -116,7 +116,7 @@ pub enum Move {
     /// Create it: there is none.
     Create,
     /// Write it.
-    Claim(Claim),
+    Claim(LeaseWrite),
     /// Send nothing for this time, unless the Lease changes.
     Wait(Duration),
     /// Send nothing for this time: the last request failed.
@@ -129,7 +129,7 @@ pub struct Election {
     identity: String,
     times: Times,
     /// The last known Lease, and since when it has been unchanged; None: there is no Lease.
-    seen: Option<(Record, BootTime)>,
+    seen: Option<(LeaseRecord, BootTime)>,
     /// The last known Lease may be outdated.
     stale: bool,
     /// The latest resourceVersion ever seen: versions count the writes of the whole cluster.
@@ -218,7 +218,7 @@ impl Election {
             return Move::Create;
         };
         let takes_over = record.holder.as_ref() != Some(&self.identity);
-        Move::Claim(Claim {
+        Move::Claim(LeaseWrite {
             uid: record.uid.clone(),
             version: record.version.clone(),
             transitions: record.transitions.saturating_add(takes_over.into()),
@@ -238,7 +238,7 @@ impl Election {
     }
 
     /// The Lease was read, or the watch sent it. None: there is none.
-    pub fn saw(&mut self, now: BootTime, record: Option<Record>) {
+    pub fn saw(&mut self, now: BootTime, record: Option<LeaseRecord>) {
         self.stale = false;
         let holder = record.as_ref().and_then(|it| it.holder.as_ref());
         if holder != Some(&self.identity) {
@@ -251,7 +251,7 @@ impl Election {
     }
 
     /// The claim that was sent at `sent` succeeded; `record` is the Lease now.
-    pub fn claimed(&mut self, sent: BootTime, record: Record) {
+    pub fn claimed(&mut self, sent: BootTime, record: LeaseRecord) {
         self.stale = false;
         self.renewed = Some(sent);
         self.seen = Some((record, sent));
@@ -283,8 +283,8 @@ mod tests {
         Times::new(seconds(15), seconds(10), seconds(2)).unwrap()
     }
 
-    fn record(version: u32, holder: Option<&str>) -> Record {
-        Record {
+    fn record(version: u32, holder: Option<&str>) -> LeaseRecord {
+        LeaseRecord {
             uid: "uid".into(),
             version: version.to_string(),
             holder: holder.map(Into::into),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     fn claim(version: u32, transitions: i32) -> Move {
-        Move::Claim(Claim {
+        Move::Claim(LeaseWrite {
             uid: "uid".into(),
             version: version.to_string(),
             transitions,

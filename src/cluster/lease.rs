@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use cert_renew_core::election::{Claim, Election, Move, Record, Times};
+use cert_renew_core::election::{Election, LeaseRecord, LeaseWrite, Move, Times};
 use cert_renew_core::time::{BootTime, UnixTime};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -84,8 +84,8 @@ struct Calls {
 
 /// The result of a step.
 enum Outcome {
-    Saw(Option<Record>),
-    Claimed(Record),
+    Saw(Option<LeaseRecord>),
+    Claimed(LeaseRecord),
     Refused,
     Failed(Error),
     /// The watch ended normally.
@@ -304,12 +304,12 @@ impl Calls {
         Ok(self.call("watching", opening).await?.boxed())
     }
 
-    async fn look(&self) -> Result<Option<Record>, Error> {
+    async fn look(&self) -> Result<Option<LeaseRecord>, Error> {
         let found = self.call("reading", self.api.get_opt(NAME)).await?;
         Ok(found.map(|lease| self.read(lease)))
     }
 
-    async fn create(&self) -> Result<Record, Error> {
+    async fn create(&self) -> Result<LeaseRecord, Error> {
         let now = MicroTime(Timestamp::now());
         let lease = Lease {
             metadata: ObjectMeta {
@@ -333,7 +333,7 @@ impl Calls {
         Ok(self.read(made))
     }
 
-    async fn claim(&self, claim: &Claim) -> Result<Record, Error> {
+    async fn claim(&self, claim: &LeaseWrite) -> Result<LeaseRecord, Error> {
         let now = MicroTime(Timestamp::now());
         let mut spec = json!({
             "holderIdentity": self.identity,
@@ -350,7 +350,7 @@ impl Calls {
 
     /// Releases the lease, so that another replica can begin at once.
     async fn release(&self) -> Result<(), Error> {
-        let ours = |record: &Record| record.holder.as_deref() == Some(self.identity.as_str());
+        let ours = |record: &LeaseRecord| record.holder.as_deref() == Some(self.identity.as_str());
         // A claim may still be in flight: then the first try is too late.
         loop {
             let Some(record) = self.look().await?.filter(ours) else {
@@ -377,7 +377,7 @@ impl Calls {
         uid: &str,
         version: &str,
         spec: serde_json::Value,
-    ) -> Result<Record, Error> {
+    ) -> Result<LeaseRecord, Error> {
         let body = json!({"metadata": {"uid": uid, "resourceVersion": version}, "spec": spec});
         let params = params::patch();
         let patch = Patch::Merge(&body);
@@ -396,12 +396,12 @@ impl Calls {
         Call::within(self.times.request()).once(what, request).await
     }
 
-    fn read(&self, lease: Lease) -> Record {
+    fn read(&self, lease: Lease) -> LeaseRecord {
         let spec = lease.spec.unwrap_or_default();
         let seconds = spec
             .lease_duration_seconds
             .and_then(|it| u64::try_from(it).ok());
-        Record {
+        LeaseRecord {
             uid: lease.metadata.uid.unwrap_or_default(),
             version: lease.metadata.resource_version.unwrap_or_default(),
             holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
@@ -415,7 +415,7 @@ impl Calls {
     }
 }
 
-fn outcome(claimed: Result<Record, Error>) -> Outcome {
+fn outcome(claimed: Result<LeaseRecord, Error>) -> Outcome {
     match claimed {
         Ok(record) => Outcome::Claimed(record),
         Err(Error::Conflict { .. } | Error::AlreadyExists { .. } | Error::NotFound { .. }) => {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use cert_renew_core::election::{Election, Move, Record, Times};
+use cert_renew_core::election::{Election, LeaseRecord, Move, Times};
 use cert_renew_core::time::BootTime;
 
 use crate::world::Holder;
@@ -63,8 +63,8 @@ fn ago(age: u8) -> BootTime {
     BootTime(NOW.0 - Duration::from_secs(age.into()))
 }
 
-fn record(version: &str, holder: Holder) -> Record {
-    Record {
+fn record(version: &str, holder: Holder) -> LeaseRecord {
+    LeaseRecord {
         uid: "uid".into(),
         version: version.into(),
         holder: match holder {

@@ -110,7 +110,7 @@ pub(crate) const READERS: &[Reader] = &[
     ("records of declarations", |input| {
         let key = SecretRef::new("a", "b");
         let text = String::from_utf8_lossy(input);
-        drop(declared::Record::parse(&key, &text));
+        drop(declared::DeclaredMark::parse(&key, &text));
     }),
     ("DataKeys::of", |input| {
         let text = String::from_utf8_lossy(input);

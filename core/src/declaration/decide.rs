@@ -9,7 +9,7 @@ use crate::schedule::due::Never;
 use crate::secret::SecretRef;
 use crate::secret::annotations::MAX_ITEMS;
 use crate::secret::data::data_keys::TLS_TYPE;
-use crate::secret::declared::{Record, is_asked_once, is_marked};
+use crate::secret::declared::{DeclaredMark, is_asked_once, is_marked};
 use crate::secret::keys;
 use crate::secret::object::thin::ThinSecret;
 use crate::secret::settings::{NamespaceDefaults, Settings};
@@ -99,8 +99,8 @@ impl Wanted {
         settings.filter(|(key, _)| is_setting(key))
     }
 
-    fn record(&self) -> Record {
-        Record {
+    fn record(&self) -> DeclaredMark {
+        DeclaredMark {
             by: self.by.iter().map(ToString::to_string).collect(),
             of: self.of,
             given: self
@@ -206,9 +206,9 @@ pub fn decide(
 #[must_use]
 pub fn undeclare(now: UnixTime, key: &SecretRef, secret: &ThinSecret) -> Decision {
     let head = &secret.head;
-    match Record::read(key, head) {
+    match DeclaredMark::read(key, head) {
         Some(record) if is_marked(head) && record.gone.is_none() && !head.deleting => {
-            let gone = Record {
+            let gone = DeclaredMark {
                 gone: Some(now),
                 ..record
             };
@@ -222,7 +222,7 @@ pub fn undeclare(now: UnixTime, key: &SecretRef, secret: &ThinSecret) -> Decisio
 /// The objects that a Secret says it is declared by.
 #[must_use]
 pub fn recorded(key: &SecretRef, secret: &ThinSecret) -> Vec<Source> {
-    let record = Record::read(key, &secret.head);
+    let record = DeclaredMark::read(key, &secret.head);
     let by = record.into_iter().flat_map(|it| it.by);
     by.filter_map(|text| Source::read(&text))
         .take(MOST_OF_SECRET)
@@ -275,7 +275,7 @@ fn not_ours(key: &SecretRef, secret: &ThinSecret) -> Option<String> {
 
 fn changes(key: &SecretRef, wanted: &Wanted, secret: &ThinSecret) -> Vec<(String, Option<String>)> {
     let head = &secret.head;
-    let before = Record::read(key, head).unwrap_or_default();
+    let before = DeclaredMark::read(key, head).unwrap_or_default();
     let record = wanted.record();
     let mut changes = Vec::new();
     for (setting, value) in wanted.given() {

@@ -11,7 +11,7 @@ use super::mirror::{self, Mirror};
 use super::room::{Refusal, Room};
 use super::{Brief, Declaration, MOST_OF_SECRET, Source, digest};
 use crate::secret::SecretRef;
-use crate::secret::declared::{Record, is_marked};
+use crate::secret::declared::{DeclaredMark, is_marked};
 use crate::secret::keys;
 use crate::secret::object::head::Head;
 use crate::secret::settings::DEFAULT_CLASS;
@@ -72,7 +72,7 @@ impl Made {
         if !is_marked(head) || own != class {
             return None;
         }
-        let record = Record::read(key, head)?;
+        let record = DeclaredMark::read(key, head)?;
         Some(Self {
             of: record.of,
             is_intact: record.is_intact(head),

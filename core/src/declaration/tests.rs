@@ -6,7 +6,7 @@ use super::register::{Made, Register};
 use super::room::{MOST, MOST_OF_NAMESPACE};
 use super::*;
 use crate::config::Config;
-use crate::secret::declared::{Record, is_undeclared};
+use crate::secret::declared::{DeclaredMark, is_undeclared};
 use crate::secret::object::thin::ThinSecret;
 use crate::testing::slower_than_linear_in;
 
@@ -384,7 +384,7 @@ fn the_register_wants_a_look_at_what_is_not_as_it_is_declared() {
     let gone = changed(&before, undeclare(NOW, &key("tls"), &is));
     seen(&mut register, &gone);
     assert!(!register.is_outdated(&key("tls")));
-    let record = Record::read(&key("tls"), &secret("kubernetes.io/tls", &gone).head).unwrap();
+    let record = DeclaredMark::read(&key("tls"), &secret("kubernetes.io/tls", &gone).head).unwrap();
     assert_eq!(record.by, ["ConfigMap/tls"]);
 }
 

@@ -23,7 +23,7 @@ const LONGEST_NAME: usize = 253;
 
 /// Which objects declare a Secret, and what they have set: the value of [`keys::DECLARATION`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct DeclaredMark {
     /// The objects, as `ConfigMap/shop-tls`, the oldest first.
     pub by: Vec<String>,
     /// Digest of all that they declared.
@@ -44,7 +44,7 @@ struct Written {
     gone: Option<String>,
 }
 
-impl Record {
+impl DeclaredMark {
     /// The record on a Secret; `None` if there is none, or it is another Secret's.
     #[must_use]
     pub fn read(key: &SecretRef, head: &Head) -> Option<Self> {
@@ -118,7 +118,8 @@ impl DeclaredBy {
     /// What declares this Secret; `None` if nothing does, or not any more.
     #[must_use]
     pub fn read(key: &SecretRef, head: &Head) -> Option<Self> {
-        let record = Record::read(key, head).filter(|it| is_marked(head) && it.gone.is_none())?;
+        let record =
+            DeclaredMark::read(key, head).filter(|it| is_marked(head) && it.gone.is_none())?;
         let named = { record.by.iter() }.filter_map(|text| {
             // Anybody who may edit the Secret can write anything here, and it becomes part of a command.
             let name = text.strip_prefix("ConfigMap/")?;
@@ -153,7 +154,7 @@ pub fn is_marked(head: &Head) -> bool {
 /// Whether nothing declares a Secret any more whose settings come from there.
 #[must_use]
 pub fn is_undeclared(key: &SecretRef, head: &Head) -> bool {
-    is_marked(head) && Record::read(key, head).is_some_and(|it| it.gone.is_some())
+    is_marked(head) && DeclaredMark::read(key, head).is_some_and(|it| it.gone.is_some())
 }
 
 #[cfg(test)]
@@ -169,7 +170,7 @@ mod tests {
     fn what_declares_a_secret_is_named_as_kubectl_takes_it_and_nothing_else() {
         let key = SecretRef::new("shop", "tls");
         let by = |by: &[&str], given: &[&str], gone: bool, mark: &str| {
-            let record = Record {
+            let record = DeclaredMark {
                 by: by.iter().map(|it| (*it).to_owned()).collect(),
                 of: 7,
                 given: { given.iter() }.map(|key| ((*key).to_owned(), 1)).collect(),
@@ -193,7 +194,7 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written_and_only_on_its_own_secret() {
         let key = SecretRef::new("shop", "tls");
-        let record = Record {
+        let record = DeclaredMark {
             by: vec!["ConfigMap/tls".into()],
             of: 7,
             given: BTreeMap::from([
@@ -204,9 +205,9 @@ mod tests {
         };
         let written = record.written_for(&key);
         let on_secret = head(&[(keys::DECLARATION, &written)]);
-        assert_eq!(Record::read(&key, &on_secret), Some(record.clone()));
+        assert_eq!(DeclaredMark::read(&key, &on_secret), Some(record.clone()));
         let copy = SecretRef::new("other", "tls");
-        assert_eq!(Record::read(&copy, &on_secret), None);
+        assert_eq!(DeclaredMark::read(&copy, &on_secret), None);
         assert!(!is_undeclared(&key, &on_secret), "without the mark");
         let marked = head(&[(keys::DECLARATION, &written), (keys::DECLARED, "true")]);
         assert!(is_undeclared(&key, &marked));
@@ -218,7 +219,7 @@ mod tests {
             r#"{"secret":"shop/tls","by":[],"of":"x","given":{}}"#,
         ] {
             assert_eq!(
-                Record::read(&key, &head(&[(keys::DECLARATION, odd)])),
+                DeclaredMark::read(&key, &head(&[(keys::DECLARATION, odd)])),
                 None,
                 "{odd}"
             );

@@ -64,9 +64,9 @@ fn judge(
 #[test]
 fn what_nothing_declares_any_more_is_not_asked_for_whatever_is_known() {
     let key = SecretRef::new("shop", "tls");
-    let record = declared::Record {
+    let record = declared::DeclaredMark {
         gone: Some(UnixTime(1_800_000_000)),
-        ..declared::Record::default()
+        ..declared::DeclaredMark::default()
     };
     let (secret, from, lifetime) = secret("kubernetes.io/tls", &[]);
     let annotations = [

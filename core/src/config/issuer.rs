@@ -45,7 +45,7 @@ pub struct Issuer {
     /// PEM file with roots for the CA's own endpoint, beside the public ones; an absolute path.
     pub ca_bundle: Option<PathBuf>,
     /// External account binding (RFC 8555, 7.3.4).
-    pub eab: Option<Eab>,
+    pub eab: Option<EabConfig>,
     /// Requests in flight, 1 to 256; an order that waits for DNS uses none.
     pub concurrency: u32,
     /// Requests in any second, 1 to 100,000; shared with the other issuers at the same host.
@@ -65,7 +65,7 @@ pub struct Issuer {
 
 /// External account binding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Eab {
+pub struct EabConfig {
     /// Key identifier that the CA gave.
     pub kid: String,
     /// Where the MAC key is stored, base64url as the CA gave it.
@@ -110,7 +110,7 @@ impl Issuer {
             allow: fields.get("allow").list(|item| Some(Allow::read(item))),
             profile: fields.get("profile").parse(profile),
             ca_bundle: fields.get("caBundle").parse(absolute),
-            eab: Eab::read(&fields.get("eab")),
+            eab: EabConfig::read(&fields.get("eab")),
             concurrency: fields
                 .get("concurrency")
                 .count(1..=MAX_CONCURRENCY, CONCURRENCY),
@@ -149,7 +149,7 @@ impl Issuer {
     }
 }
 
-impl Eab {
+impl EabConfig {
     fn read(place: &KeyPath<'_>) -> Option<Self> {
         (!place.is_absent()).then(|| {
             place.fields(|fields| Self {

@@ -416,7 +416,7 @@ impl Issuers {
         Ok(client)
     }
 
-    async fn binding(&self, eab: &config::Eab) -> Result<Eab, Error> {
+    async fn binding(&self, eab: &config::EabConfig) -> Result<Eab, Error> {
         let key = SecretRef::new(Arc::clone(&self.namespace), eab.hmac_key.secret.as_str());
         let secret = cluster::secrets::get(&self.kube, &key).await?;
         let text = secret.data.get(&eab.hmac_key.key);

@@ -58,7 +58,7 @@ pub struct Issuer {
     /// the chain of fallbacks ends.
     pub fallback: Option<String>,
     /// Which of the offered chains to take; the CA's default if absent.
-    pub chain: Option<Chain>,
+    pub chain: Option<PreferredChain>,
     /// Whether requests have a common name, for CAs that refuse an empty subject.
     pub common_name: bool,
 }
@@ -92,7 +92,7 @@ pub enum Staging {
 
 /// Which chain to take if a CA offers alternates (RFC 8555, 7.4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Chain {
+pub enum PreferredChain {
     /// The one whose last certificate was issued by this common name.
     Root(String),
     /// The one with the fewest certificates.
@@ -127,7 +127,7 @@ impl Issuer {
                 existing(text, known).map(Staging::Issuer)
             }),
             fallback: fields.get("fallback").parse(|text| existing(text, known)),
-            chain: Chain::read(&fields.get("chain")),
+            chain: PreferredChain::read(&fields.get("chain")),
             common_name: fields.get("commonName").flag(false),
         })
     }
@@ -170,7 +170,7 @@ impl SecretKey {
     }
 }
 
-impl Chain {
+impl PreferredChain {
     fn read(place: &KeyPath<'_>) -> Option<Self> {
         place.fields(|fields| {
             let (root, shortest) = (fields.get("root"), fields.get("shortest"));

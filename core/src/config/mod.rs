@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 pub use allow::{Allow, Glob, Labels, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
-pub use issuer::{Chain, EabConfig, Issuer, SecretKey, Staging};
+pub use issuer::{EabConfig, Issuer, PreferredChain, SecretKey, Staging};
 pub use operation::{
     Access, DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, Select, Unseen,
     WatchConfig,

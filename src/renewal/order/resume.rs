@@ -224,8 +224,8 @@ impl Renewal<'_> {
             .and_then(|issuer| issuer.chain.as_ref());
         let preference = match chain {
             None => Preference::Default,
-            Some(config::Chain::Root(name)) => Preference::Root(name.clone()),
-            Some(config::Chain::Shortest) => Preference::Shortest,
+            Some(config::PreferredChain::Root(name)) => Preference::Root(name.clone()),
+            Some(config::PreferredChain::Shortest) => Preference::Shortest,
         };
         started = Instant::now();
         let pem = order.certificate(&preference).await?;

@@ -115,7 +115,10 @@ fn the_example_means_what_it_says() {
         ),
         (8, 20, 250)
     );
-    assert_eq!(issuer.chain, Some(Chain::Root("ISRG Root X1".into())));
+    assert_eq!(
+        issuer.chain,
+        Some(PreferredChain::Root("ISRG Root X1".into()))
+    );
     assert_eq!(issuer.fallback.as_deref(), Some("zerossl"));
     assert!(matches!(&issuer.staging, Some(Staging::Directory(url)) if url.contains("staging")));
     let eab = config.issuer("zerossl").unwrap().eab.as_ref().unwrap();
@@ -148,7 +151,7 @@ fn every_setting_arrives() {
     let config = load("testdata/config/good-all.yaml");
     let main = config.issuer("main").unwrap();
     assert_eq!(main.staging, Some(Staging::Issuer("rehearsal".into())));
-    assert_eq!(main.chain, Some(Chain::Shortest));
+    assert_eq!(main.chain, Some(PreferredChain::Shortest));
     assert_eq!(main.contact.len(), 2);
     let shop = config.namespace("shop");
     assert_eq!(shop.rollout, Some("post:8080/-/reload".parse().unwrap()));

@@ -26,12 +26,12 @@ pub struct Directory {
     /// URL of renewal information (RFC 9773, section 4.1); `None`: this CA has none.
     pub renewal_info: Option<String>,
     /// About the CA.
-    pub meta: Meta,
+    pub meta: DirectoryMeta,
 }
 
 /// The `meta` member of a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Meta {
+pub struct DirectoryMeta {
     /// Terms of service; registering means agreement.
     pub terms_of_service: Option<String>,
     /// The CA's website, for people.
@@ -58,12 +58,15 @@ impl<'de> Deserialize<'de> for Directory {
             revoke_cert: body::text(&json, "revokeCert"),
             key_change: body::text(&json, "keyChange"),
             renewal_info: body::text(&json, "renewalInfo"),
-            meta: json.get("meta").map(Meta::read).unwrap_or_default(),
+            meta: json
+                .get("meta")
+                .map(DirectoryMeta::read)
+                .unwrap_or_default(),
         })
     }
 }
 
-impl Meta {
+impl DirectoryMeta {
     fn read(json: &Value) -> Self {
         let profiles = json.get("profiles").and_then(Value::as_object);
         let profiles = profiles.into_iter().flatten();

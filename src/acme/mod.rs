@@ -25,7 +25,7 @@ mod transport;
 pub use ari::CertId;
 pub use client::{Client, Eab, IssuerSettings, RequestError};
 pub use credentials::{Credentials, Unusable};
-pub use directory::{Directory, Meta};
+pub use directory::{Directory, DirectoryMeta};
 pub use error::problem::{Class, Limited, Problem, Scope, Subproblem, tells_of_pause};
 pub use error::{Action, Error};
 pub use instant_acme::{ChallengeType, OrderStatus};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Assessment, EXTERNAL, facts};
 use crate::certificate::{Leaf, Unreadable};
-use crate::index::{Fault, Observed, Shown};
+use crate::index::{NoLeaf, Observed, Shown};
 use crate::schedule::due::{AriPolicy, Never, Suggestion};
 use crate::secret::SecretRef;
 use crate::secret::data::data_keys::TLS_TYPE;
@@ -77,8 +77,8 @@ impl Assessment {
     pub fn observed(&self, uid: &str, resource_version: &str) -> Observed {
         let leaf = match &self.leaf {
             Ok(leaf) => Ok(facts(leaf, self.with)),
-            Err(Unreadable::Empty) => Err(Fault::Absent),
-            Err(_) => Err(Fault::Unreadable),
+            Err(Unreadable::Empty) => Err(NoLeaf::Absent),
+            Err(_) => Err(NoLeaf::Unreadable),
         };
         let texts: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
         Observed {

@@ -53,7 +53,7 @@ pub struct Observed {
     /// The issuer's name, or `external`.
     pub issuer: Arc<str>,
     /// The leaf, or why there is none.
-    pub leaf: Result<LeafFacts, Fault>,
+    pub leaf: Result<LeafFacts, NoLeaf>,
     /// What the workloads have, according to the Secret.
     pub rolled_out: Option<RolledOut>,
     /// When to renew by our own rule; see [`Observed::due`].
@@ -103,7 +103,7 @@ impl Observed {
 
 /// Why there is no leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum NoLeaf {
     /// There is no certificate yet.
     Absent,
     /// The bytes are not a certificate.

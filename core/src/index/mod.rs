@@ -30,7 +30,7 @@ use crate::secret::object::compact::{Uid, Version};
 use crate::secret::state::RolledOut;
 use crate::time::UnixTime;
 use entry::shortened;
-pub use entry::{Entry, Fault, LeafFacts, Observed, Stuck, Task, kept};
+pub use entry::{Entry, LeafFacts, NoLeaf, Observed, Stuck, Task, kept};
 use gone::Gone;
 use problems::Problems;
 pub use shown::Shown;

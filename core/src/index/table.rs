@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::{Entry, Fault, LeafFacts, Observed, Source, Stuck};
+use super::{Entry, LeafFacts, NoLeaf, Observed, Source, Stuck};
 use crate::certificate::Fingerprint;
 use crate::schedule::due::{AriPolicy, Due, Never, Reason, Suggestion};
 use crate::schedule::rate_limits::AccountId;
@@ -350,8 +350,8 @@ impl Packed {
             (entry.pair_broken, marks::PAIR_BROKEN),
             (asked, marks::ASKED),
             (suggested, marks::SUGGESTED),
-            (fault == Some(Fault::Absent), marks::ABSENT),
-            (fault == Some(Fault::Unreadable), marks::UNREADABLE),
+            (fault == Some(NoLeaf::Absent), marks::ABSENT),
+            (fault == Some(NoLeaf::Unreadable), marks::UNREADABLE),
         ];
         let marks = { marks.iter() }.filter(|(is_so, _)| *is_so);
         let marks = marks.fold(0, |all, (_, mark)| all | mark);
@@ -418,8 +418,8 @@ impl Packed {
         };
         let is = |mark| self.marks & mark != 0;
         let leaf = match (is(marks::ABSENT), is(marks::UNREADABLE)) {
-            (true, _) => Err(Fault::Absent),
-            (_, true) => Err(Fault::Unreadable),
+            (true, _) => Err(NoLeaf::Absent),
+            (_, true) => Err(NoLeaf::Unreadable),
             _ => Ok(leaf),
         };
         let suggestion = match (is(marks::ASKED), is(marks::SUGGESTED)) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::certificate::Fingerprint;
-use crate::index::{Fault, Finished, Index, LeafFacts, Observed, Shown, Source, Stuck};
+use crate::index::{Finished, Index, LeafFacts, NoLeaf, Observed, Shown, Source, Stuck};
 use crate::schedule::due::{AT_ONCE, AriPolicy, Due, Never, Reason, Suggestion};
 use crate::secret::SecretRef;
 use crate::secret::parts::ChainAndCa;
@@ -77,7 +77,7 @@ fn due() -> Observed {
     }
 }
 
-fn without_leaf(fault: Fault) -> Observed {
+fn without_leaf(fault: NoLeaf) -> Observed {
     Observed {
         leaf: Err(fault),
         rolled_out: Some(RolledOut::None),
@@ -130,8 +130,8 @@ pub fn index() -> Index {
     };
     index.show(&key, shown);
     add(&mut index, "due", due());
-    add(&mut index, "absent", without_leaf(Fault::Absent));
-    add(&mut index, "garbled", without_leaf(Fault::Unreadable));
+    add(&mut index, "absent", without_leaf(NoLeaf::Absent));
+    add(&mut index, "garbled", without_leaf(NoLeaf::Unreadable));
     add(&mut index, "rolling", unrolled());
     let six_days = Observed {
         leaf: Ok(leaf(1, 5)),

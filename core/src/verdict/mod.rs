@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::assess;
 use crate::config::Config;
-use crate::index::{Entry, Fault, Index, LeafFacts, Row, Shown, Source};
+use crate::index::{Entry, Index, LeafFacts, NoLeaf, Row, Shown, Source};
 use crate::schedule::due::{AT_ONCE, Never};
 use crate::secret::data::data_keys::TLS_TYPE;
 use crate::secret::object::thin::ThinSecret;
@@ -95,9 +95,9 @@ impl State {
         match seen.leaf {
             Ok(leaf) if leaf.not_after < now => Self::Expired,
             _ if entry.renewal_error.is_some() && due && !held => Self::RenewalFailing,
-            Err(Fault::Absent) if refused => Self::Blocked,
-            Err(Fault::Absent) => Self::Absent,
-            Err(Fault::Unreadable) => Self::Unreadable,
+            Err(NoLeaf::Absent) if refused => Self::Blocked,
+            Err(NoLeaf::Absent) => Self::Absent,
+            Err(NoLeaf::Unreadable) => Self::Unreadable,
             Ok(_) if entry.pair_broken => Self::PairBroken,
             Ok(leaf) if !refused && seen.renewal.is_err() && has_little_left(&leaf, now) => {
                 Self::Expiring

@@ -392,7 +392,7 @@ pub(super) fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], valu
 
 #[cfg(test)]
 mod tests {
-    use cert_renew_core::index::{Fault, Source};
+    use cert_renew_core::index::{NoLeaf, Source};
     use cert_renew_core::testing::entries::{NOW, add, healthy, index, leaf};
 
     use super::*;
@@ -434,7 +434,7 @@ mod tests {
         for (namespace, number) in hostile.chain((0..3).map(|number| ("shop", number))) {
             let key = index.key(namespace, &format!("tls-{number}"));
             let absent = Observed {
-                leaf: Err(Fault::Absent),
+                leaf: Err(NoLeaf::Absent),
                 ..healthy()
             };
             index.apply(NOW, &key, absent, Source(0), Duration::ZERO, None);

@@ -57,7 +57,7 @@ fn an_entry_comes_back_as_it_was() {
         |it| it.observed.uid = "odd".into(),
         |it| it.observed.resource_version = "odd".into(),
         |it| it.observed.resource_version = "1099511627776".into(),
-        |it| it.observed.leaf = Err(Fault::Unreadable),
+        |it| it.observed.leaf = Err(NoLeaf::Unreadable),
         |it| it.observed.rolled_out = None,
         |it| (it.observed.rolled_out, it.observed.copied_record) = (None, true),
         |it| it.observed.rolled_out = Some(RolledOut::None),

@@ -31,7 +31,7 @@ fn rolled(byte: u8) -> RolledOut {
 
 fn observed(
     version: &str,
-    leaf: Result<LeafFacts, Fault>,
+    leaf: Result<LeafFacts, NoLeaf>,
     rolled_out: Option<RolledOut>,
 ) -> Observed {
     Observed {

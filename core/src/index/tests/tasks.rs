@@ -323,7 +323,7 @@ fn the_ca_is_asked_before_our_own_rule_counts_and_its_word_moves_the_instant() {
 #[test]
 fn what_waits_for_an_issue_is_not_rolled_onto() {
     let mut index = Index::default();
-    let mut emptied = observed("2", Err(Fault::Absent), Some(rolled(1)));
+    let mut emptied = observed("2", Err(NoLeaf::Absent), Some(rolled(1)));
     emptied.renewal = Ok(Due {
         at: UnixTime(0),
         reason: Reason::NoCertificate,

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::index::{Fault, Index, LeafFacts, Source};
+use crate::index::{Index, LeafFacts, NoLeaf, Source};
 use crate::schedule::due::{AT_ONCE, Due, Reason, Suggestion};
 use crate::secret::state::RolledOut;
 use crate::testing::entries::{self, NOW};
@@ -125,7 +125,7 @@ fn each_state_is_said_in_short_with_its_cause() {
             true,
         ),
         (
-            |it| it.entry.observed.leaf = Err(Fault::Unreadable),
+            |it| it.entry.observed.leaf = Err(NoLeaf::Unreadable),
             "unreadable: what is in it is no certificate",
             true,
         ),

@@ -178,7 +178,7 @@ fn what_nothing_declares_any_more_is_blocked_with_and_without_a_certificate() {
             "it is never renewed: what declared the certificate is gone",
         ),
         (
-            Err(Fault::Absent),
+            Err(NoLeaf::Absent),
             "it is never renewed: what declared the certificate is gone",
         ),
     ] {

@@ -41,8 +41,8 @@ pub(crate) fn read(input: &[u8]) {
             .map(|object| object.read(kind));
     }
     let _ = serde_json::from_slice::<listing::pods::PodWire>(input).map(|pod| pod.see(Some("tls")));
-    let _ = serde_json::from_slice::<listing::unmanaged::PodWire>(input)
-        .map(listing::unmanaged::PodWire::read);
+    let _ = serde_json::from_slice::<listing::unmanaged::UnmanagedPodWire>(input)
+        .map(listing::unmanaged::UnmanagedPodWire::read);
     let _ = serde_json::from_slice::<listing::unmanaged::JobWire>(input)
         .map(listing::unmanaged::JobWire::read);
 }

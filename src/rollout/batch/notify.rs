@@ -309,7 +309,7 @@ mod tests {
 
     use super::*;
     use crate::rollout::Unmanaged;
-    use crate::rollout::listing::unmanaged::{JobWire, PodWire};
+    use crate::rollout::listing::unmanaged::{JobWire, UnmanagedPodWire};
 
     #[test]
     fn of_very_many_that_are_left_behind_three_are_named() {
@@ -324,7 +324,7 @@ mod tests {
             let owner = json!({"kind": "StatefulSet", "name": name, "controller": true});
             let metadata = json!({"name": name, "ownerReferences": [owner]});
             let pod = json!({"metadata": metadata, "spec": spec});
-            from_value::<PodWire>(pod).unwrap().read()
+            from_value::<UnmanagedPodWire>(pod).unwrap().read()
         };
         let all = (0..2_000).flat_map(|number| [job(number), pod(number)]);
         let all: Vec<Unmanaged> = all.flatten().collect();

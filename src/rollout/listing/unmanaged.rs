@@ -41,7 +41,7 @@ pub struct Unmanaged {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(in crate::rollout) struct PodWire {
+pub(in crate::rollout) struct UnmanagedPodWire {
     metadata: Meta,
     spec: PodSpec,
 }
@@ -95,7 +95,11 @@ async fn all(absent: &Absent, client: &Client, namespace: &str) -> Result<Vec<Un
         params: ListParams::default().fields(fields),
         limit: PAGE,
     };
-    let pods = read(of("/api/v1", "pods", ALIVE), &weight, PodWire::read);
+    let pods = read(
+        of("/api/v1", "pods", ALIVE),
+        &weight,
+        UnmanagedPodWire::read,
+    );
     let pods = absent.unless("pods", namespace, pods).await?;
     let jobs = read(of("/apis/batch/v1", "jobs", ""), &weight, JobWire::read);
     let jobs = absent.unless("jobs", namespace, jobs).await?;
@@ -119,7 +123,7 @@ async fn read<T: DeserializeOwned>(
     Ok(found)
 }
 
-impl PodWire {
+impl UnmanagedPodWire {
     pub(in crate::rollout) fn read(self) -> Option<Unmanaged> {
         let of = self.metadata.controller().map(of);
         // Pods of a Job are covered by the Job; others belong to kinds that we do not know.
@@ -289,7 +293,9 @@ mod tests {
     fn pod(metadata: Value) -> Option<Unmanaged> {
         let spec = json!({"volumes": [{"name": "v", "secret": {"secretName": "tls"}}]});
         let pod = json!({"metadata": metadata, "spec": spec});
-        serde_json::from_value::<PodWire>(pod).unwrap().read()
+        serde_json::from_value::<UnmanagedPodWire>(pod)
+            .unwrap()
+            .read()
     }
 
     /// What a Secret `tls` wants.
@@ -375,7 +381,7 @@ mod tests {
             let pod = json!({"metadata": meta, "spec": spec});
             let pod = Unmanaged {
                 of: Some(vec![web.id.clone()]),
-                ..serde_json::from_value::<PodWire>(pod)
+                ..serde_json::from_value::<UnmanagedPodWire>(pod)
                     .unwrap()
                     .read()
                     .unwrap()

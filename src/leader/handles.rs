@@ -7,7 +7,7 @@ use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::workload::WorkloadRef;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::detail::{Remembered, Step};
+use cert_renew_core::verdict::detail::{LastStep, Remembered};
 use futures::future::BoxFuture;
 
 use crate::context::Shared;
@@ -59,7 +59,7 @@ impl Handles {
     #[must_use]
     pub fn remembered(
         &self,
-        step: Option<Step>,
+        step: Option<LastStep>,
         key: &SecretRef,
         observed: &Observed,
         names: &[Name],

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cert_renew_core::time::UnixTime;
-use cert_renew_core::verdict::detail::Step;
+use cert_renew_core::verdict::detail::LastStep;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
@@ -20,12 +20,12 @@ const MOST: usize = 1_000;
 const LONGEST: usize = 512;
 /// The last steps, by `namespace/name`. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Steps(Arc<Mutex<HashMap<String, Step>>>);
+pub(crate) struct Steps(Arc<Mutex<HashMap<String, LastStep>>>);
 
 impl Steps {
     /// The last step of a Secret, if it is worked on.
     #[must_use]
-    pub(crate) fn of(&self, secret: &str) -> Option<Step> {
+    pub(crate) fn of(&self, secret: &str) -> Option<LastStep> {
         let steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         steps.get(secret).cloned()
     }
@@ -47,7 +47,7 @@ impl Steps {
             .and_then(|it| it.order);
         let order = order.map(|(_, order)| order.into()).or(known);
         let name = step.name().into();
-        steps.insert(secret, Step { name, at, order });
+        steps.insert(secret, LastStep { name, at, order });
         while steps.len() > MOST
             && let Some(gone) = trace::gives_way(&steps, |_| 1, |step| step.at)
         {

@@ -212,13 +212,13 @@ pub struct UnderWay {
     /// `renewal`, `order` (open at the CA, and nobody works on it now) or `rollout`.
     pub what: Box<str>,
     /// The last step that ended, by its name in the log.
-    pub step: Option<Step>,
+    pub step: Option<LastStep>,
 }
 
 /// A step that has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Step {
+pub struct LastStep {
     /// Its name in the log.
     pub name: Box<str>,
     /// When it ended.
@@ -245,7 +245,7 @@ pub struct Told {
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
     /// The last step that ended.
-    pub step: Option<Step>,
+    pub step: Option<LastStep>,
     /// The last Events about it; none where this replica does not lead.
     pub events: Option<Vec<Told>>,
     /// The limits of its issuer; likewise.

@@ -358,7 +358,7 @@ mod tests {
     use cert_renew_core::schedule::rate_limits::Usage;
     use cert_renew_core::testing::entries::{NOW, index};
     use cert_renew_core::verdict::Leader;
-    use cert_renew_core::verdict::detail::{Limit, Pod, Pods, Serves, Step};
+    use cert_renew_core::verdict::detail::{LastStep, Limit, Pod, Pods, Serves};
     use cert_renew_core::verdict::unmanaged::Unmanaged;
 
     use super::*;
@@ -380,7 +380,7 @@ mod tests {
             renewed: Some(UnixTime(NOW.0 - 30 * 86_400)),
             under_way: Some(UnderWay {
                 what: "renewal".into(),
-                step: Some(Step {
+                step: Some(LastStep {
                     name: "order".into(),
                     at: UnixTime(NOW.0 - 5),
                     order: Some("https://ca.example/order/1".into()),

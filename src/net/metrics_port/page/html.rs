@@ -244,7 +244,7 @@ mod tests {
     use cert_renew_core::testing::entries;
     use cert_renew_core::text::name::Name;
     use cert_renew_core::verdict::detail::{
-        Limit, Moment, Pod, Pods, Remembered, Serves, Step, Told,
+        LastStep, Limit, Moment, Pod, Pods, Remembered, Serves, Told,
     };
 
     use super::super::rows::tests::report;
@@ -297,7 +297,7 @@ mod tests {
         let now = entries::NOW;
         let ago = |seconds: i64| UnixTime(now.0 - seconds);
         let remembered = |_: &SecretRef, _: &Observed, _: &[Name]| Remembered {
-            step: Some(Step {
+            step: Some(LastStep {
                 name: "prove".into(),
                 at: ago(7),
                 order: Some("https://ca.example/order/1".into()),

@@ -39,7 +39,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::needs::Credentials;
+use super::needs::HostCredentials;
 use super::provider::Provider;
 use crate::cluster::order_records::Txt;
 
@@ -320,7 +320,7 @@ async fn a_record_is_set_and_removed_at_the_host_of_the_environment() {
         value: VALUE.into(),
         solver: solver.clone(),
     };
-    let provider = Provider::new(&solver, &Credentials::new("ns/dns".into(), data));
+    let provider = Provider::new(&solver, &HostCredentials::new("ns/dns".into(), data));
     let provider = provider.unwrap_or_else(|error| panic!("{error}"));
     provider.add(&txt, super::TTL).await.unwrap();
     provider.remove(&txt).await.unwrap();

@@ -38,7 +38,7 @@ use cloud::identity::Environment;
 use kube::Client;
 use look::stands;
 pub use look::{LookPlaces, seen};
-use needs::Credentials;
+use needs::HostCredentials;
 use provider::Provider;
 pub use site::{Site, site};
 use thiserror::Error;
@@ -275,7 +275,7 @@ impl Solver {
         }
     }
 
-    async fn credentials(&self, solver: &Dns01) -> Result<Credentials, Error> {
+    async fn credentials(&self, solver: &Dns01) -> Result<HostCredentials, Error> {
         let Some(secret) = &solver.credentials else {
             return Ok(identity(solver).await?.unwrap_or_default());
         };
@@ -285,7 +285,7 @@ impl Solver {
             provider: solver.provider.clone(),
             source,
         })?;
-        Ok(Credentials::new(key.to_string(), found.data))
+        Ok(HostCredentials::new(key.to_string(), found.data))
     }
 }
 
@@ -306,7 +306,7 @@ fn take(values: &mut Vec<String>, value: &str) -> bool {
 }
 
 /// The credentials from the pod's identity, if the provider uses it.
-async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
+async fn identity(solver: &Dns01) -> Result<Option<HostCredentials>, Error> {
     if solver.provider != "route53" {
         return Ok(None);
     }
@@ -328,7 +328,7 @@ async fn identity(solver: &Dns01) -> Result<Option<Credentials>, Error> {
         (needs::SECRET_ACCESS_KEY, secret_access_key),
         (needs::SESSION_TOKEN, session_token),
     ];
-    Ok(Some(Credentials::of_identity(data)))
+    Ok(Some(HostCredentials::of_identity(data)))
 }
 
 fn unseen(lacking: &[(String, String)], silent: &[(String, String)]) -> String {

@@ -12,7 +12,7 @@ pub(super) const SESSION_TOKEN: &str = "session-token";
 
 /// The content of a provider's Secret. Debug and errors never show it.
 #[derive(Default)]
-pub(super) struct Credentials {
+pub(super) struct HostCredentials {
     secret: Option<String>,
     pub(super) data: Data,
 }
@@ -20,10 +20,10 @@ pub(super) struct Credentials {
 /// Reads what one provider needs, and reports what is missing.
 pub(super) struct Needs<'a> {
     pub(super) solver: &'a Dns01,
-    pub(super) credentials: &'a Credentials,
+    pub(super) credentials: &'a HostCredentials,
 }
 
-impl Credentials {
+impl HostCredentials {
     pub(super) fn new(secret: String, data: Data) -> Self {
         Self {
             secret: Some(secret),

@@ -5,7 +5,7 @@ use dns_update::{DnsRecord, DnsRecordType, DnsUpdater};
 use zeroize::Zeroizing;
 
 use super::acme_dns::AcmeDns;
-use super::needs::{Credentials, Needs};
+use super::needs::{HostCredentials, Needs};
 use super::rfc2136::Signed;
 use super::webhook::Webhook;
 use super::{Error, cleaned, hosts};
@@ -36,7 +36,7 @@ enum Kind {
 }
 
 impl Provider {
-    pub(super) fn new(solver: &Dns01, credentials: &Credentials) -> Result<Self, Error> {
+    pub(super) fn new(solver: &Dns01, credentials: &HostCredentials) -> Result<Self, Error> {
         let needs = Needs {
             solver,
             credentials,
@@ -204,7 +204,7 @@ mod tests {
             .map(|(key, text)| (key.into(), text.as_bytes().to_vec().into()))
             .collect();
         for name in SUPPORTED_PROVIDERS.iter().chain(&UNTESTED_PROVIDERS) {
-            let full = Credentials::new("ns/dns".into(), data.clone());
+            let full = HostCredentials::new("ns/dns".into(), data.clone());
             if let Err(error) = Provider::new(&solver(name), &full) {
                 let text = error.to_string();
                 // Some check the form of a key at once.
@@ -214,7 +214,7 @@ mod tests {
             if *name == "webhook" {
                 continue;
             }
-            let Err(error) = Provider::new(&solver(name), &Credentials::default()) else {
+            let Err(error) = Provider::new(&solver(name), &HostCredentials::default()) else {
                 panic!("{name} takes no credentials");
             };
             assert!(

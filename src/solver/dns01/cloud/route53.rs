@@ -13,7 +13,9 @@ use jiff::Timestamp;
 
 use super::aws::element;
 use crate::solver::dns01::http::Endpoint;
-use crate::solver::dns01::needs::{ACCESS_KEY_ID, Credentials, SECRET_ACCESS_KEY, SESSION_TOKEN};
+use crate::solver::dns01::needs::{
+    ACCESS_KEY_ID, HostCredentials, SECRET_ACCESS_KEY, SESSION_TOKEN,
+};
 
 /// Endpoint without a setting.
 const ENDPOINT: &str = "https://route53.amazonaws.com";
@@ -28,7 +30,7 @@ const ZONE_ID: &str = "hostedZoneId";
 pub(in crate::solver::dns01) async fn with_zone<'a>(
     solver: &'a Dns01,
     zone: &str,
-    credentials: &Credentials,
+    credentials: &HostCredentials,
 ) -> Cow<'a, Dns01> {
     if solver.provider != "route53" || solver.settings.contains_key(ZONE_ID) {
         return Cow::Borrowed(solver);
@@ -50,7 +52,7 @@ pub(in crate::solver::dns01) async fn with_zone<'a>(
 async fn public_zone(
     solver: &Dns01,
     zone: &str,
-    credentials: &Credentials,
+    credentials: &HostCredentials,
 ) -> Result<Option<String>, String> {
     // A name that would need escaping is no name of a hosted zone.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);

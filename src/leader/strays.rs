@@ -57,7 +57,7 @@ struct Known {
 
 /// Something to tell.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct StrayNotice {
     /// The Secret.
     pub key: SecretRef,
     /// Its uid.
@@ -162,12 +162,12 @@ impl Strays {
     }
 
     /// What was not told yet and may be told now.
-    pub fn take_untold(&mut self, now: Instant) -> Vec<Told> {
+    pub fn take_untold(&mut self, now: Instant) -> Vec<StrayNotice> {
         let mut told = Vec::new();
         for (key, known) in self.known.iter_mut().filter(|(_, it)| it.is_due(now)) {
             if self.allowance.take(now.into_std(), &key.namespace) {
                 known.told = true;
-                told.push(Told {
+                told.push(StrayNotice {
                     key: key.clone(),
                     uid: known.uid.clone(),
                     text: known.stray.text.clone(),

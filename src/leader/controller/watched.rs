@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{Complaints, Controller};
 use crate::acme;
 use crate::cluster::events::Reason;
-use crate::leader::strays::Told;
+use crate::leader::strays::StrayNotice;
 use crate::leader::{notes, pairs};
 
 /// Most Secrets whose problems a standby remembers, some kilobytes each; the metrics count all of them. Where there are
@@ -270,7 +270,7 @@ impl Controller {
         if self.term.is_none() {
             return;
         }
-        for Told { key, uid, text } in self.strays.take_untold(Instant::now()) {
+        for StrayNotice { key, uid, text } in self.strays.take_untold(Instant::now()) {
             tracing::warn!(secret = %key, note = text, "not managed");
             let (events, reason) = (&self.all.shared.events, Reason::NotManaged);
             events.secret(&key, &uid, reason, &text);

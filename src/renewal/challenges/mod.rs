@@ -42,7 +42,7 @@ const PLACES_A_NAME: usize = 5;
 
 /// How long a wait for DNS may last.
 #[derive(Clone, Copy)]
-pub(super) enum Wait {
+pub(super) enum Patience {
     /// For [`PATIENCE`]; then [`Failure::Waiting`], and the record stays.
     Briefly,
     /// As long as the config allows.
@@ -56,7 +56,7 @@ impl Renewal<'_> {
         self,
         record: &mut Record,
         order: &mut acme::Order,
-        (plan, wait): (Option<ProofPlan>, Wait),
+        (plan, wait): (Option<ProofPlan>, Patience),
     ) -> Result<ProofPlan, Failure> {
         let plan = match plan {
             Some(plan) => plan,
@@ -163,7 +163,7 @@ impl Renewal<'_> {
         self,
         records: &[&Txt],
         since: UnixTime,
-        (nearby, wait): (Nearby, Wait),
+        (nearby, wait): (Nearby, Patience),
     ) -> Result<(), Failure> {
         if records.is_empty() {
             return Ok(());
@@ -177,8 +177,8 @@ impl Renewal<'_> {
         let seen = records.iter().map(|txt| {
             let resolver = resolvers.get(config.resolvers(txt.of.parse().ok().as_ref()));
             let patience = match wait {
-                Wait::Briefly => PATIENCE.min(txt.solver.propagation.timeout),
-                Wait::ToTheEnd => txt.solver.propagation.timeout,
+                Patience::Briefly => PATIENCE.min(txt.solver.propagation.timeout),
+                Patience::ToTheEnd => txt.solver.propagation.timeout,
             };
             let manner = (nearby, &places);
             async move { dns01::seen(manner, &resolver?, txt, started + patience).await }
@@ -192,7 +192,7 @@ impl Renewal<'_> {
                 let timeouts = records.iter().map(|txt| txt.solver.propagation.timeout);
                 let end = since + timeouts.max().unwrap_or_default();
                 match wait {
-                    Wait::Briefly if UnixTime::now() < end => Err(waiting(error.into())),
+                    Patience::Briefly if UnixTime::now() < end => Err(waiting(error.into())),
                     _ => Err(error.into()),
                 }
             }
@@ -211,7 +211,7 @@ impl Renewal<'_> {
         self,
         record: &Record,
         plan: &ProofPlan,
-        (nearby, wait): (Nearby, Wait),
+        (nearby, wait): (Nearby, Patience),
     ) -> Result<(), Failure> {
         let config = self.shared.config();
         for routed in plan.routes() {
@@ -238,8 +238,8 @@ impl Renewal<'_> {
         let started = Instant::now();
         let end = UnixTime(record.order.created) + ROUTE;
         let patience = match wait {
-            Wait::Briefly => PATIENCE,
-            Wait::ToTheEnd => ROUTE,
+            Patience::Briefly => PATIENCE,
+            Patience::ToTheEnd => ROUTE,
         };
         loop {
             for routed in plan.routes() {
@@ -258,7 +258,7 @@ impl Renewal<'_> {
             if started.elapsed() + LOOK > patience {
                 let failure = Failure::Route(error);
                 return match wait {
-                    Wait::Briefly if UnixTime::now() < end => Err(waiting(failure)),
+                    Patience::Briefly if UnixTime::now() < end => Err(waiting(failure)),
                     _ => Err(failure),
                 };
             }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::acme::{Class, OrderRequest};
 use crate::cluster::order_records;
 use crate::process::permit::Permit;
-use crate::renewal::challenges::Wait;
+use crate::renewal::challenges::Patience;
 use crate::renewal::challenges::ways::ProofPlan;
 use crate::renewal::order::record::give_back;
 use crate::renewal::outcome::failure::Failure;
@@ -201,7 +201,7 @@ impl Renewal<'_> {
         let mut record = record.await?;
         let count = record.order.names.len();
         self.all.running_orders.insert(self.key, count);
-        let manner = (Some(plan), Wait::ToTheEnd);
+        let manner = (Some(plan), Patience::ToTheEnd);
         let proving = async {
             let plan = self
                 .prepare_challenges(&mut record, &mut order, manner)

@@ -17,7 +17,7 @@ use super::timing::took;
 use crate::acme::{self, OrderStatus, Preference};
 use crate::cluster::order_records::Record;
 use crate::process::permit::Permit;
-use crate::renewal::challenges::Wait;
+use crate::renewal::challenges::Patience;
 use crate::renewal::challenges::ways::ProofPlan;
 use crate::renewal::outcome::failure::Failure;
 use crate::renewal::outcome::{Outcome, Progress};
@@ -184,7 +184,7 @@ impl Renewal<'_> {
         } = begun;
         let mut started = Instant::now();
         if order.status() == OrderStatus::Pending {
-            let manner = (plan.take(), Wait::Briefly);
+            let manner = (plan.take(), Patience::Briefly);
             let plan = self.prepare_challenges(record, order, manner).await?;
             let permit = match self.look(record).await? {
                 Readiness::Go(permit, _) => permit,

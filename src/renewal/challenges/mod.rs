@@ -40,7 +40,7 @@ const LOOKS: usize = 16;
 /// Most places to clean up for each name of an order. An order whose config or DNS has changed more often is given up.
 const PLACES_A_NAME: usize = 5;
 
-/// How long a wait for DNS may last.
+/// How long a wait for records or a route of challenges may last.
 #[derive(Clone, Copy)]
 pub(super) enum Patience {
     /// For [`PATIENCE`]; then [`Failure::Waiting`], and the record stays.

@@ -41,7 +41,8 @@ impl ConfigFile {
 
     /// Reads the file, and checks it if it has changed since the last look; `None` if it has not.
     ///
-    /// It is read whole each time: a mounted ConfigMap changes by a link, and neither size nor time are reliable.
+    /// It is read whole each time, up to [`MAX_FILE`] bytes: a mounted ConfigMap changes by a link, and neither size
+    /// nor time are reliable. The faults are those of the file, or that it cannot be read.
     pub fn look(&mut self) -> Option<Result<Config, Faults>> {
         let read = read(&self.path);
         if self.seen == read {

@@ -158,7 +158,9 @@ pub struct Entry {
     pub lacking: u32,
     /// An order of an earlier run, or one that could not be ended, is on record: a renewal handles it, whatever is due.
     pub order_open: bool,
+    /// Number of the last list of `source` that named it.
     pub(super) generation: u16,
+    /// The watch that sends it.
     pub(super) source: Source,
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    /// What a namespace has.
+    /// How much a namespace has, in the unit of the room.
     pub(super) fn of(&self, namespace: &str) -> usize {
         self.of.get(namespace).copied().unwrap_or(0)
     }

@@ -174,6 +174,7 @@ impl Words {
 }
 
 impl Table {
+    /// Number of entries.
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }
@@ -316,6 +317,7 @@ impl Table {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Short {
     pub(super) account: AccountId,
+    /// The watch that sends it, and the number of the last list of that watch that named it.
     pub(super) listed: (Source, u16),
 }
 

@@ -24,14 +24,14 @@ pub enum Progress {
 /// The pods of a rollout, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// Pods that should have the present template.
+    /// Number of pods that should have the present template.
     pub target: i64,
-    /// Pods that have it.
+    /// Number of pods that have it.
     pub updated: i64,
-    /// Pods that are available, of either template.
+    /// Number of pods that are available, of either template.
     pub available: i64,
-    /// Pods of an older template. A ReplicationController and a ReplicaSet do not know them; for a Rollout, all pods
-    /// before the end of its restart.
+    /// Number of pods of an older template. A ReplicationController and a ReplicaSet do not know them; for a Rollout,
+    /// all pods before the end of its restart.
     pub older: i64,
 }
 

@@ -298,6 +298,7 @@ impl Step {
         size_of::<Self>() + Self::WAITS + workload.weight_without_references()
     }
 
+    /// Bytes of one request to reload.
     pub(super) fn of_ask(path: &str) -> usize {
         size_of::<Ask>() + path.len()
     }

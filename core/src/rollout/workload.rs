@@ -64,9 +64,9 @@ pub enum Strategy {
 pub struct Status {
     /// Whether the controller has seen the present spec.
     pub observed: bool,
-    /// Pods that there should be.
+    /// Number of pods that there should be.
     pub wanted: i64,
-    /// Pods that there are.
+    /// Number of pods that there are.
     pub total: i64,
     /// Pods of the present template. A ReplicationController and a ReplicaSet do not know them, so all pods are
     /// counted. For a Rollout only the end of its restart is known: none before, all after.

@@ -1,4 +1,5 @@
-//! Waits until the CA has validated the names of an order, or issued its certificate, and gathers what it says of each.
+//! Waits until the CA has validated the names of an order, or issued its certificate, and gathers what it says of each
+//! (the states of an order and its authorizations: RFC 8555, section 7.1.6).
 
 use std::time::Duration;
 

@@ -65,13 +65,15 @@ pub type Observer = Arc<dyn Fn(&RequestInfo<'_>) + Send + Sync>;
 pub(crate) struct Answer {
     /// The host that answered.
     pub(crate) host: Box<str>,
+    /// HTTP status.
     pub(crate) status: u16,
-    /// Relative to now (RFC 9110, section 10.2.3).
+    /// Relative to now, also where the CA gave a date (RFC 9110, section 10.2.3).
     pub(crate) retry_after: Option<Duration>,
     /// Absolute URL.
     pub(crate) location: Option<String>,
     /// The absolute URLs of `Link: rel="alternate"`.
     pub(crate) alternates: Vec<String>,
+    /// `Replay-Nonce` (RFC 8555, section 6.5.1).
     pub(crate) nonce: Option<String>,
     pub(crate) body: Bytes,
 }

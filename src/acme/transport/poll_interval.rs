@@ -26,7 +26,7 @@ impl Default for PollInterval {
 }
 
 impl PollInterval {
-    /// Delay before the first poll.
+    /// Delay before the first poll, from [`SHORTEST`] to [`LONGEST`].
     pub(in crate::acme) fn first(&self) -> Duration {
         Duration::from_micros(self.0.load(Ordering::Relaxed))
     }

@@ -497,7 +497,8 @@ pub async fn challenges_now(
     Ok(())
 }
 
-/// Follows the key authorizations of all records: every replica answers the CA.
+/// Follows the key authorizations of all records: every replica answers the CA. It never ends: an error is that of one
+/// list or watch, which is tried again after a while, as the default of kube-runtime has it.
 pub fn challenges(
     client: &Client,
     namespace: &str,

@@ -69,13 +69,16 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Certificate {
     pub(super) leaf: Fingerprint,
+    /// Identifier of the certificate (RFC 9773, section 4.1).
     pub(super) id: Box<str>,
     pub(super) uid: Arc<str>,
     pub(super) issuer: Arc<str>,
     pub(super) due: UnixTime,
+    /// When the CA is asked next.
     pub(super) again: UnixTime,
     pub(super) window: Option<Window>,
     pub(super) suggestion: Suggestion,
+    /// Questions in a row without an answer.
     pub(super) failures: u32,
 }
 
@@ -83,8 +86,10 @@ pub(super) struct Certificate {
 pub(super) struct Question {
     pub(super) key: SecretRef,
     pub(super) leaf: Fingerprint,
+    /// Identifier of the certificate (RFC 9773, section 4.1).
     pub(super) id: Box<str>,
     pub(super) issuer: Arc<str>,
+    /// Questions in a row without an answer.
     pub(super) failures: u32,
 }
 

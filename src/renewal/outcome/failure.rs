@@ -116,6 +116,7 @@ pub(in crate::renewal) struct FailureContext {
     pub(in crate::renewal) account: AccountId,
     pub(in crate::renewal) issuer: Arc<str>,
     pub(in crate::renewal) directory: String,
+    /// The `renew-now` value, hashed, with which it was tried.
     pub(in crate::renewal) wish: Option<u64>,
     /// The order's URL, if there was an order.
     pub(in crate::renewal) order: Option<Box<str>>,

@@ -61,8 +61,11 @@ const LISTS_PER_NAMESPACE: usize = 2;
 pub struct Roller {
     pub(super) client: Client,
     pub(super) budget: Arc<Budget>,
+    /// Time without progress after which a rollout has failed (`rollout.progressTimeout`).
     pub(super) progress_timeout: Duration,
+    /// How long a pod is asked again before it counts as one that serves the old leaf (`rollout.verifyGrace`).
     pub(super) verify_grace: Duration,
+    /// Time from a write of the Secret until its pods have the files (`rollout.reloadWait`).
     pub(super) reload_wait: Duration,
     pub(super) field_manager: Box<str>,
     /// Limits connections to pods, so that many Secrets at once do not take all sockets.

@@ -9,9 +9,9 @@ use crate::secret::workload::{RolloutMode, WorkloadRef};
 /// How many bytes a plan may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// For all Secrets of the plan together.
+    /// Bytes for all Secrets of the plan together.
     pub for_all: usize,
-    /// If one Secret alone is rolled out: its workloads cannot be divided.
+    /// Bytes if one Secret alone is rolled out: its workloads cannot be divided.
     pub for_one: usize,
 }
 
@@ -55,6 +55,7 @@ pub fn of_users(users: &[WorkloadRef]) -> usize {
     each.map(|name| size_of::<WorkloadRef>() + name).sum()
 }
 
+/// Bytes of the remarks on a plan.
 pub(super) fn of_remarks(remarks: &[Remark]) -> usize {
     remarks.iter().map(Remark::weight).sum()
 }

@@ -10,7 +10,7 @@ const FAILED_VALIDATION_SPACING: Duration = Duration::from_secs(12 * 60);
 pub struct Backoff {
     /// Delay after the first failure.
     pub base: Duration,
-    /// Each further failure multiplies by this.
+    /// Each further failure multiplies the delay by this number; 1 keeps it.
     pub factor: u32,
     /// Longest delay.
     pub max: Duration,

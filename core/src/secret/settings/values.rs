@@ -115,7 +115,10 @@ pub fn is_profile(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-/// Parses the lifetime to request from a CA.
+/// Parses the lifetime to request from a CA: `notAfter` less `notBefore` of the order (RFC 8555, 7.4).
+///
+/// # Errors
+/// When it is no duration, or not within the bounds of lifetimes.
 pub fn parse_lifetime(text: &str) -> Result<Duration, NotAValue> {
     let parsed = duration::parse(text).ok();
     parsed

@@ -208,6 +208,7 @@ impl Pods {
         }
     }
 
+    /// Number of pods, also of those that leave.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -217,6 +218,7 @@ impl Pods {
         count(self.old)
     }
 
+    /// How many are not old, also of those that leave.
     pub(super) fn updated(&self) -> i64 {
         count(self.all.len() - self.old)
     }

@@ -119,6 +119,13 @@ fn challenge(base: &str, status: &str, error: Value) -> Value {
     json!({"type": "http-01", "url": format!("{base}/challenge"), "status": status, "token": "token", "error": error})
 }
 
+/// A name whose challenge the CA has looked at in vain, and would look at again.
+fn pending(base: &str) -> Value {
+    let refused = serde_json::from_str(REFUSED).unwrap_or_default();
+    let challenges = json!([challenge(base, "pending", refused)]);
+    authz(base, "b.example", "pending", challenges)
+}
+
 /// A registered client, and its CA, which answers as usual where the script says nothing.
 async fn scripted(
     answer: fn(&str, usize, &str) -> Option<(u16, Value)>,
@@ -252,18 +259,7 @@ async fn a_challenge_that_the_ca_would_look_at_again_is_posted_again() -> Result
             POSTED.store(count + 1, Ordering::SeqCst);
             None
         }
-        "/authz/2" if count > 0 => {
-            let error = serde_json::from_str(REFUSED).unwrap_or_default();
-            Some((
-                200,
-                authz(
-                    base,
-                    "b.example",
-                    "pending",
-                    json!([challenge(base, "pending", error)]),
-                ),
-            ))
-        }
+        "/authz/2" if count > 0 => Some((200, pending(base))),
         "/order" => {
             let status = if POSTED.load(Ordering::SeqCst) > 1 {
                 "ready"
@@ -286,18 +282,7 @@ async fn a_challenge_that_the_ca_would_look_at_again_is_posted_again() -> Result
 #[tokio::test]
 async fn what_the_ca_says_of_a_pending_challenge_is_told() -> Result<()> {
     let (client, ca) = scripted(|path, count, base| match path {
-        "/authz/2" if count > 0 => {
-            let error = serde_json::from_str(REFUSED).unwrap_or_default();
-            Some((
-                200,
-                authz(
-                    base,
-                    "b.example",
-                    "pending",
-                    json!([challenge(base, "pending", error)]),
-                ),
-            ))
-        }
+        "/authz/2" if count > 0 => Some((200, pending(base))),
         "/order" => Some((200, order(base, "pending", &["/authz/1", "/authz/2"]))),
         _ => None,
     })

@@ -300,20 +300,21 @@ impl Pebble {
 
     async fn manage(&self, method: Method, path: &str, body: &str) -> Result<String> {
         let url = format!("{}{path}", self.management);
-        let response = self
-            .http
-            .request(method, &url)
-            .body(body.to_owned())
-            .send()
-            .await?;
-        let status = response.status();
-        let text = response.text().await?;
-        ensure!(
-            status.is_success(),
-            "Pebble answers {status} to {url}: {text}"
-        );
-        Ok(text)
+        let request = self.http.request(method, &url).body(body.to_owned());
+        answer("Pebble", request, &url).await
     }
+}
+
+/// What a program answers to a request, which is an error unless it is a success.
+async fn answer(program: &str, request: reqwest::RequestBuilder, url: &str) -> Result<String> {
+    let response = request.send().await?;
+    let status = response.status();
+    let text = response.text().await?;
+    ensure!(
+        status.is_success(),
+        "{program} answers {status} to {url}: {text}"
+    );
+    Ok(text)
 }
 
 async fn hangs(http: &reqwest::Client, management: &str) -> bool {
@@ -386,18 +387,7 @@ impl Dns {
     /// When it does not answer or refuses.
     pub async fn set(&self, what: &str, arguments: &Value) -> Result<String> {
         let url = format!("{}/{what}", self.management);
-        let response = self
-            .http
-            .post(&url)
-            .body(arguments.to_string())
-            .send()
-            .await?;
-        let status = response.status();
-        let text = response.text().await?;
-        ensure!(
-            status.is_success(),
-            "pebble-challtestsrv answers {status} to {url}: {text}"
-        );
-        Ok(text)
+        let request = self.http.post(&url).body(arguments.to_string());
+        answer("pebble-challtestsrv", request, &url).await
     }
 }

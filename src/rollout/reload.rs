@@ -27,7 +27,7 @@ use crate::rollout::listing::api::get;
 use crate::rollout::listing::pods::{self, RunningPod};
 use crate::rollout::roller::looks::{Judge, Looks, Withdrawal};
 use crate::rollout::roller::wait::GLANCE;
-use crate::rollout::roller::{Batch, Ended, Roller, Weight};
+use crate::rollout::roller::{Batch, Consequence, Ended, Roller};
 use crate::rollout::verify::{Pod, some_of};
 
 /// Most pods of one workload that are asked at the same time: a reload may cost each of them a moment.
@@ -136,7 +136,7 @@ impl Roller {
             Ok(asked) if !asked.failed.is_empty() => {
                 let why = format!("not reloaded: {}", asked.failed_text());
                 if step.halts || step.degraded {
-                    Ended::Failed(why, Weight::Stops)
+                    Ended::Failed(why, Consequence::Stops)
                 } else {
                     Ended::Incomplete(why)
                 }
@@ -149,7 +149,7 @@ impl Roller {
                     "the pods of {} may not be listed: kubectl apply -f rbac/addons/verify.yaml",
                     current.id
                 ),
-                Weight::Alone,
+                Consequence::Alone,
             ),
             Err(error) => return Err(error),
         })

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 use self::history::History;
 use self::looks::{Judge, Looks};
-pub(super) use self::outcome::{Ended, Weight};
+pub(super) use self::outcome::{Consequence, Ended};
 pub use self::outcome::{Happening, Outcome, Turn};
 use self::standings::Standings;
 use crate::process::budget::{Budget, HeldPlace};
@@ -292,7 +292,7 @@ impl Roller {
             let why = format!(
                 "it came up with the new certificate, and {bake} later it is not available"
             );
-            Ended::Failed(why, Weight::Stops)
+            Ended::Failed(why, Consequence::Stops)
         })
     }
 

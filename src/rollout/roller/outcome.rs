@@ -67,7 +67,7 @@ pub(in crate::rollout) enum Ended {
     /// Some pods lack the leaf, but not because of it: the workload was not well before, or holds pods back.
     Incomplete(String),
     /// It did not become available, and the consequence of that.
-    Failed(String, Weight),
+    Failed(String, Consequence),
     /// It is paused.
     Deferred(String),
     /// It was not begun: one of its Secrets was stopped while it waited for its turn.
@@ -78,7 +78,7 @@ pub(in crate::rollout) enum Ended {
 
 /// What a workload's failure means for the Secrets that it was rolled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::rollout) enum Weight {
+pub(in crate::rollout) enum Consequence {
     /// The Secret is halted in the end, but the failure says nothing about the certificate: the others go on.
     Alone,
     /// The Secret is halted at once.

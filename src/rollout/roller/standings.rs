@@ -7,7 +7,7 @@ use cert_renew_core::text::error_chain;
 use parking_lot::Mutex;
 
 use super::looks::Withdrawal;
-use super::outcome::{Ended, Outcome, Weight};
+use super::outcome::{Consequence, Ended, Outcome};
 use crate::rollout::error::Error;
 
 /// The progress of each Secret of a batch while the steps run.
@@ -87,7 +87,7 @@ impl Standings {
             }
             Ok(Ended::Failed(why, weight)) => (
                 Outcome::Halted(id.clone(), why.clone()),
-                *weight == Weight::Stops,
+                *weight == Consequence::Stops,
             ),
             Ok(Ended::Deferred(why)) => (Outcome::Deferred(why.clone()), false),
             Ok(Ended::Withdrawn(secret, withdrawal)) => {
@@ -181,8 +181,8 @@ mod tests {
             (Ok(Ended::Unchanged), "---"),
             (Ok(Ended::Unavailable(why())), "---"),
             (Ok(Ended::Incomplete(why())), "11-"),
-            (Ok(Ended::Failed(why(), Weight::Alone)), "hh-"),
-            (Ok(Ended::Failed(why(), Weight::Stops)), "HH-"),
+            (Ok(Ended::Failed(why(), Consequence::Alone)), "hh-"),
+            (Ok(Ended::Failed(why(), Consequence::Stops)), "HH-"),
             (Ok(Ended::Deferred(why())), "dd-"),
             (Err(cluster::Error::Deadline { what: why() }.into()), "II-"),
             (Ok(Ended::Withdrawn("a".into(), withdrawal())), "Wb-"),
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_halt_outweighs_what_is_put_off() {
         let standings = standings();
-        let halted = Ok(Ended::Failed("first".into(), Weight::Alone));
+        let halted = Ok(Ended::Failed("first".into(), Consequence::Alone));
         standings.conclude(&step("web", &["a"]), &Ok(Ended::Deferred("paused".into())));
         standings.conclude(&step("web", &["a"]), &halted);
         standings.conclude(&step("web", &["a"]), &Ok(Ended::Deferred("paused".into())));
@@ -214,7 +214,7 @@ mod tests {
         for (ended, expected) in [
             (Ended::Deferred("paused".into()), "d2-"),
             (Ended::Incomplete("1 pod".into()), "d2-"),
-            (Ended::Failed("why".into(), Weight::Alone), "h2-"),
+            (Ended::Failed("why".into(), Consequence::Alone), "h2-"),
             (Ended::Incomplete("1 pod".into()), "h2-"),
         ] {
             standings.conclude(&step("other", &["a"]), &Ok(ended));
@@ -227,7 +227,7 @@ mod tests {
         let standings = standings();
         standings.conclude(
             &step("web", &["a"]),
-            &Ok(Ended::Failed("why".into(), Weight::Stops)),
+            &Ok(Ended::Failed("why".into(), Consequence::Stops)),
         );
         assert!(!standings.is_stopped(&step("other", &["b", "c"])));
         assert!(standings.is_stopped(&step("shared", &["a", "b"])));

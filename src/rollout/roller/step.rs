@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::evict;
 use super::history::fought_over;
 use super::wait::{self, GLANCE, Wait, Waited};
-use super::{Batch, Ended, Roller, Turn, Weight};
+use super::{Batch, Consequence, Ended, Roller, Turn};
 use crate::cluster::{self, Call};
 use crate::process::budget::HeldPlace;
 use crate::process::permit::Permit;
@@ -136,7 +136,7 @@ impl Roller {
                     }
                 };
                 if conflicts == 0 && !self.may_patch(namespace, step) {
-                    return Ok(Ended::Failed(fought_over(), Weight::Alone));
+                    return Ok(Ended::Failed(fought_over(), Consequence::Alone));
                 }
                 current = match self.patch(namespace, permit, &settled).await? {
                     Patched::Yes(patched) => *patched,
@@ -145,7 +145,7 @@ impl Roller {
                         next = get(&self.client, namespace, id).await?;
                         continue;
                     }
-                    Patched::Refused(why) => return Ok(Ended::Failed(why, Weight::Alone)),
+                    Patched::Refused(why) => return Ok(Ended::Failed(why, Consequence::Alone)),
                     Patched::Raced(error) if conflicts < CONFLICTS => {
                         conflicts += 1;
                         if error.is_passing() {
@@ -157,7 +157,7 @@ impl Roller {
                     }
                     // Possibly an admission policy.
                     Patched::Raced(error) if error.code() == Some(422) => {
-                        return Ok(Ended::Failed(error_chain(&error), Weight::Alone));
+                        return Ok(Ended::Failed(error_chain(&error), Consequence::Alone));
                     }
                     Patched::Raced(error) => return Err(error.into()),
                 };
@@ -175,7 +175,7 @@ impl Roller {
                 Waited::Done(0) => return Ok(Ended::Rolled(started.elapsed())),
                 Waited::Done(short) if step.degraded && short >= current.status.wanted => {
                     let why = format!("{} not available", wait::pods(short));
-                    return Ok(Ended::Failed(why, Weight::Stops));
+                    return Ok(Ended::Failed(why, Consequence::Stops));
                 }
                 Waited::Done(short) => {
                     let pods = wait::pods(short);
@@ -194,18 +194,20 @@ impl Roller {
                         ended => ended,
                     });
                 }
-                Waited::Forbidden(why) => return Ok(Ended::Failed(why, Weight::Alone)),
+                Waited::Forbidden(why) => return Ok(Ended::Failed(why, Consequence::Alone)),
                 // A person may have replaced all of them by now.
                 Waited::TooMany(why) => {
                     let ended = self.lacks(namespace, step, &current, why).await;
                     return Ok(not_evicted(ended, wait::short(&current), started.elapsed()));
                 }
-                Waited::Failed(_, why) if halts => return Ok(Ended::Failed(why, Weight::Stops)),
+                Waited::Failed(_, why) if halts => {
+                    return Ok(Ended::Failed(why, Consequence::Stops));
+                }
                 // None of its pods has proven the certificate, and no other workload has.
                 Waited::Failed(numbers, why)
                     if step.degraded && numbers.available <= numbers.older =>
                 {
-                    return Ok(Ended::Failed(why, Weight::Stops));
+                    return Ok(Ended::Failed(why, Consequence::Stops));
                 }
                 Waited::Failed(Numbers { older: 0, .. }, why) => {
                     return Ok(Ended::Unavailable(format!("{why}, as before")));
@@ -217,7 +219,7 @@ impl Roller {
                     return Ok(Ended::Withdrawn(secret, withdrawal));
                 }
                 Waited::Reverted if reverts < REVERTS => reverts += 1,
-                Waited::Reverted => return Ok(Ended::Failed(REVERTED.into(), Weight::Alone)),
+                Waited::Reverted => return Ok(Ended::Failed(REVERTED.into(), Consequence::Alone)),
             }
             waited = Instant::now();
             next = get(&self.client, namespace, id).await?;
@@ -368,7 +370,7 @@ impl Roller {
 /// `short` of them are not available.
 fn not_evicted(lacks: Ended, short: i64, took: Duration) -> Ended {
     match lacks {
-        Ended::Incomplete(why) => Ended::Failed(why, Weight::Alone),
+        Ended::Incomplete(why) => Ended::Failed(why, Consequence::Alone),
         Ended::Unavailable(_) if short == 0 => Ended::Rolled(took),
         Ended::Unavailable(_) => {
             let pods = wait::pods(short);

@@ -125,7 +125,7 @@ fn a_workload_of_too_many_pods_is_done_once_all_of_them_were_started_since() {
     let older = || Ended::Incomplete("too many".into());
     let newer = || Ended::Unavailable("too many; all of them were started since".into());
     let ended = not_evicted(older(), 0, took);
-    assert!(matches!(ended, Ended::Failed(why, Weight::Alone) if why == "too many"));
+    assert!(matches!(ended, Ended::Failed(why, Consequence::Alone) if why == "too many"));
     let ended = not_evicted(newer(), 0, took);
     assert!(matches!(ended, Ended::Rolled(it) if it == took));
     let ended = not_evicted(newer(), 2, took);

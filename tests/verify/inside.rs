@@ -6,9 +6,7 @@ use super::*;
 #[ignore = "run by pods_are_asked_at_their_own_addresses"]
 async fn what_every_pod_serves_is_proven() -> Result<()> {
     let bench = Bench::shared().await?;
-    let operator = operator(bench).await?;
-    let scene = Scene::new(bench, &operator).await?;
-    scene.web().await?;
+    let (operator, scene) = started(bench).await?;
     let (old, new) = (scene.old.clone(), scene.new.clone());
     let choice = move |pod: &Pod| {
         let pair = if started_for(pod).is_some() {
@@ -53,9 +51,7 @@ async fn what_every_pod_serves_is_proven() -> Result<()> {
 #[ignore = "run by pods_are_asked_at_their_own_addresses"]
 async fn pods_that_serve_the_old_leaf_are_restarted_once_more_and_then_reported() -> Result<()> {
     let bench = Bench::shared().await?;
-    let mut operator = operator(bench).await?;
-    let scene = Scene::new(bench, &operator).await?;
-    scene.web().await?;
+    let (mut operator, scene) = started(bench).await?;
     let mended = Arc::new(AtomicBool::new(false));
     let (old, new) = (scene.old.clone(), scene.new.clone());
     let well = Arc::clone(&mended);
@@ -178,9 +174,7 @@ async fn killed_while_it_verifies_it_goes_on_and_restarts_nothing_again() -> Res
 #[ignore = "run by pods_are_asked_at_their_own_addresses"]
 async fn one_more_restart_is_enough_where_a_pod_was_given_the_old_secret() -> Result<()> {
     let bench = Bench::shared().await?;
-    let operator = operator(bench).await?;
-    let scene = Scene::new(bench, &operator).await?;
-    scene.web().await?;
+    let (_operator, scene) = started(bench).await?;
     scene
         .space
         .workload("Deployment", "other", Reference::Volume, "tls")
@@ -206,9 +200,7 @@ async fn one_more_restart_is_enough_where_a_pod_was_given_the_old_secret() -> Re
 #[ignore = "run by pods_are_asked_at_their_own_addresses"]
 async fn nobody_is_asked_but_pods_that_the_service_selects() -> Result<()> {
     let bench = Bench::shared().await?;
-    let operator = operator(bench).await?;
-    let scene = Scene::new(bench, &operator).await?;
-    scene.web().await?;
+    let (operator, scene) = started(bench).await?;
     let victim = Space::new(bench.client()?, "victim", operator.namespace()).await?;
     victim
         .workload("Deployment", "victim", Reference::None, "-")
@@ -291,9 +283,7 @@ async fn what_is_unknown_neither_restarts_nor_halts() -> Result<()> {
 #[ignore = "run by pods_are_asked_at_their_own_addresses"]
 async fn pods_are_asked_to_reload_instead_of_restarted() -> Result<()> {
     let bench = Bench::shared().await?;
-    let operator = operator(bench).await?;
-    let scene = Scene::new(bench, &operator).await?;
-    scene.web().await?;
+    let (_operator, scene) = started(bench).await?;
     // A file that is mounted by subPath never changes.
     let mut frozen = workload("Deployment", "frozen", 2, Reference::Volume, "tls");
     let mount = json!([{"name": "tls", "mountPath": "/tls.crt", "subPath": "tls.crt"}]);
@@ -469,9 +459,7 @@ async fn pods_that_never_answer_delay_only_their_own_secret() -> Result<()> {
 #[ignore = "run by pods_are_asked_at_their_own_addresses"]
 async fn a_reload_that_came_too_early_is_repeated_where_it_is_verified() -> Result<()> {
     let bench = Bench::shared().await?;
-    let operator = operator(bench).await?;
-    let scene = Scene::new(bench, &operator).await?;
-    scene.web().await?;
+    let (_operator, scene) = started(bench).await?;
     let (reload, hits) = serve_reload("200 OK").await?;
     let (old, new) = (scene.old.clone(), scene.new.clone());
     let asked = Arc::clone(&hits);

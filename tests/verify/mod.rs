@@ -204,7 +204,6 @@ impl Scene {
         self.space.generation("Deployment", "web").await
     }
 
-    /// The operator's series of this Secret with this name.
     /// The pods in the view of the Secret.
     async fn pods(&self, operator: &Operator<'_>) -> Result<serde_json::Value> {
         let path = format!("/api/certificates?namespace={}&name=tls", self.space.name);
@@ -212,6 +211,7 @@ impl Scene {
         Ok(report["certificates"][0]["detail"]["pods"].clone())
     }
 
+    /// The operator's series of this Secret with this name.
     async fn series(&self, operator: &Operator<'_>, name: &str) -> Result<Option<String>> {
         let metrics = operator.metrics().await?;
         let labels = format!(
@@ -221,6 +221,14 @@ impl Scene {
         let value = |line: &str| line.strip_prefix(&labels).map(ToOwned::to_owned);
         Ok(metrics.lines().find_map(value))
     }
+}
+
+/// An operator that may verify, and a scene whose Deployment is available.
+async fn started(bench: &Bench) -> Result<(Operator<'_>, Scene)> {
+    let operator = operator(bench).await?;
+    let scene = Scene::new(bench, &operator).await?;
+    scene.web().await?;
+    Ok((operator, scene))
 }
 
 #[tokio::test]

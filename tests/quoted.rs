@@ -191,7 +191,7 @@ impl Kubectl {
             Some(name) => flags.contains(&format!("--{name}=")),
             None => flags.contains(&format!("    {flag}, --")),
         };
-        if let Some(flag) = typed.flags.iter().find(|flag| !is_known(**flag)) {
+        if let Some(flag) = typed.flags.iter().find(|flag| !is_known(flag)) {
             return Ok(Some(format!("{verb} has no {flag}")));
         }
         Ok(typed.is_about(&verb, whole))

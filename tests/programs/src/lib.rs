@@ -8,6 +8,7 @@
 //! `KUBEBUILDER_ASSETS` and `CERT_RENEW_KUBERNETES`. Downloads only Go modules, and writes nothing into the repository.
 
 mod build;
+mod cached_client;
 mod minors;
 
 use std::env;
@@ -18,6 +19,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 pub use build::{Build, Program, cache_root, fingerprint_of, go, go_missing};
+pub use cached_client::ensure_cached_client;
 pub use minors::{KUBERNETES, Minor};
 
 use build::say;

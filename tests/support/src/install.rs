@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::eventually;
 
 /// Name of the ServiceAccount and its namespace in the shipped manifests, and prefix of the cluster roles.
-const SHIPPED_NAME: &str = "cert-renew";
+pub(crate) const SHIPPED_NAME: &str = "cert-renew";
 /// Longest wait until the API server's authorizer has learnt new roles by its own watch.
 const RIGHTS_DEADLINE: Duration = Duration::from_secs(30);
 /// Life of a token in seconds, longer than the longest benchmark.
@@ -45,11 +45,21 @@ pub(crate) async fn install(client: &Client, files: &[PathBuf], namespace: &str)
         }
     }
     let here = roles.iter().map(|role| (role, namespace));
-    in_force(client, here, namespace).await
+    in_force(client, here, &user(namespace)).await
 }
 
 /// Creates the objects that a renderer has made for this namespace, unchanged, and waits as [`install`] does.
 pub(crate) async fn apply(client: &Client, manifests: &str, namespace: &str) -> Result<()> {
+    apply_for(client, manifests, namespace, &user(namespace)).await
+}
+
+/// The same for another user than the operator.
+pub(crate) async fn apply_for(
+    client: &Client,
+    manifests: &str,
+    namespace: &str,
+    user: &str,
+) -> Result<()> {
     let manifests = serde_saphyr::from_multiple::<Value>(manifests)?;
     let manifests: Vec<Value> = manifests.into_iter().filter(|it| !it.is_null()).collect();
     for manifest in &manifests {
@@ -66,14 +76,14 @@ pub(crate) async fn apply(client: &Client, manifests: &str, namespace: &str) -> 
         let own = role["metadata"]["namespace"].as_str();
         (role, own.unwrap_or(namespace))
     });
-    in_force(client, here, namespace).await
+    in_force(client, here, user).await
 }
 
-/// Waits until the API server applies these roles, each in a namespace.
+/// Waits until the API server applies these roles of a user, each in a namespace.
 async fn in_force<'a>(
     client: &Client,
     roles: impl Iterator<Item = (&'a Value, &'a str)>,
-    namespace: &str,
+    user: &str,
 ) -> Result<()> {
     let rules = roles.flat_map(|(role, place)| {
         let rules = role["rules"].as_array().into_iter().flatten();
@@ -85,7 +95,7 @@ async fn in_force<'a>(
             "the API server goes by a new role",
             async || {
                 ensure!(
-                    is_allowed(client, namespace, place, rule).await?,
+                    is_allowed(client, user, place, rule).await?,
                     "not allowed in {place}: {rule}"
                 );
                 Ok(())
@@ -109,7 +119,12 @@ pub(crate) async fn confine(client: &Client, file: &Path) -> Result<()> {
 
 /// The Kubernetes user name of the operator in this namespace.
 pub(crate) fn user(namespace: &str) -> String {
-    format!("system:serviceaccount:{namespace}:{SHIPPED_NAME}")
+    user_of(namespace, SHIPPED_NAME)
+}
+
+/// The Kubernetes user name of a ServiceAccount.
+pub(crate) fn user_of(namespace: &str, account: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{account}")
 }
 
 /// Moves a manifest into the namespace, and names objects of the whole cluster after it.
@@ -156,12 +171,12 @@ async fn create(client: &Client, manifest: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Whether the operator of `namespace` has the first verb on the first resource of a rule in `data_keys`.
-async fn is_allowed(client: &Client, namespace: &str, place: &str, rule: &Value) -> Result<bool> {
+/// Whether a user has the first verb on the first resource of a rule in the namespace `place`.
+async fn is_allowed(client: &Client, user: &str, place: &str, rule: &Value) -> Result<bool> {
     let resource = rule["resources"][0].as_str().unwrap_or_default();
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let review = serde_json::from_value(json!({"spec": {
-        "user": user(namespace),
+        "user": user,
         "resourceAttributes": {
             "namespace": place,
             "group": rule["apiGroups"][0],
@@ -176,8 +191,8 @@ async fn is_allowed(client: &Client, namespace: &str, place: &str, rule: &Value)
     Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
-/// A token of the operator's ServiceAccount.
-pub(crate) async fn token(client: &Client, namespace: &str) -> Result<String> {
+/// A token of a ServiceAccount.
+pub(crate) async fn token(client: &Client, namespace: &str, account: &str) -> Result<String> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let request = TokenRequest {
         spec: TokenRequestSpec {
@@ -187,7 +202,7 @@ pub(crate) async fn token(client: &Client, namespace: &str) -> Result<String> {
         ..TokenRequest::default()
     };
     let made = accounts
-        .create_token_request("cert-renew", &PostParams::default(), &request)
+        .create_token_request(account, &PostParams::default(), &request)
         .await?;
     match made.status {
         Some(status) => Ok(status.token),

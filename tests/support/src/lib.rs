@@ -9,6 +9,7 @@
 
 mod bench;
 pub mod browser;
+mod cached_client;
 pub mod certificates;
 mod checker;
 mod data_path;
@@ -43,6 +44,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 pub use anyhow::{Context, Error, Result, bail, ensure};
 pub use bench::{Bench, Options};
+pub use cached_client::CachedClient;
 pub use checker::{Checker, Watcher};
 pub use data_path::DataPath;
 pub use dns_hosts::{Bind, Moto, PowerDns};

@@ -24,7 +24,7 @@ use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
 pub use self::audit::{Request, tally};
-use crate::install::{apply, install, kubeconfig_of, token};
+use crate::install::{SHIPPED_NAME, apply, install, kubeconfig_of, token};
 use crate::process::Process;
 use crate::{Bench, ports};
 
@@ -257,7 +257,7 @@ impl<'a> Operator<'a> {
     ) -> Result<Self> {
         let file = |suffix: &str| bench.directory().join(format!("{name}.{suffix}"));
         let (kubeconfig, config) = (file("kubeconfig"), file("config.yaml"));
-        let token = token(&bench.client()?, namespace).await?;
+        let token = token(&bench.client()?, namespace, SHIPPED_NAME).await?;
         let server = options
             .api_server
             .clone()

@@ -1,4 +1,4 @@
-//! What an operator asked of the API server since a mark, by the audit log.
+//! What was asked of the API server since a mark, by its audit log.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
@@ -29,21 +29,20 @@ pub(crate) fn mark(bench: &Bench) -> Result<Mark> {
     ))
 }
 
+/// The Kubernetes user name of an operator.
+pub(crate) fn user(operator: &Operator<'_>) -> String {
+    format!("system:serviceaccount:{}:cert-renew", operator.namespace())
+}
+
 /// What the operator has asked for since.
 pub(crate) fn since(bench: &Bench, operator: &Operator<'_>, mark: &Mark) -> Result<Counts> {
-    let user = format!("system:serviceaccount:{}:cert-renew", operator.namespace());
-    let mut file = File::open(bench.directory().join("audit.log"))?;
-    file.seek(SeekFrom::Start(mark.0))?;
+    since_by(bench, &user(operator), mark)
+}
+
+/// What a user has asked for since.
+pub(crate) fn since_by(bench: &Bench, user: &str, mark: &Mark) -> Result<Counts> {
     let mut counts = Counts::default();
-    for line in BufReader::new(file).lines() {
-        let line = line?;
-        if !line.contains(&user) {
-            continue;
-        }
-        // The last line may be half written.
-        let Ok(event) = serde_json::from_str::<Value>(&line) else {
-            continue;
-        };
+    each(bench, mark, user, |event| {
         let verb = event["verb"].as_str().unwrap_or_default();
         let write = matches!(verb, "create" | "update" | "patch" | "delete");
         match event["objectRef"]["resource"].as_str().unwrap_or_default() {
@@ -56,6 +55,23 @@ pub(crate) fn since(bench: &Bench, operator: &Operator<'_>, mark: &Mark) -> Resu
                 counts.writes += usize::from(write);
             }
         }
-    }
+    })?;
     Ok(counts)
+}
+
+/// Calls `each` with what stands in the lines since the mark that contain a text.
+fn each(bench: &Bench, mark: &Mark, text: &str, mut each: impl FnMut(&Value)) -> Result<()> {
+    let mut file = File::open(bench.directory().join("audit.log"))?;
+    file.seek(SeekFrom::Start(mark.0))?;
+    for line in BufReader::new(file).lines() {
+        let line = line?;
+        if !line.contains(text) {
+            continue;
+        }
+        // The last line may be half written.
+        if let Ok(event) = serde_json::from_str::<Value>(&line) {
+            each(&event);
+        }
+    }
+    Ok(())
 }

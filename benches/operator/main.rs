@@ -7,7 +7,9 @@
 
 mod audit;
 mod bare;
+mod bare_rollout;
 mod burst;
+mod cached;
 mod data;
 mod failover;
 mod growth;
@@ -17,6 +19,7 @@ mod propagation;
 mod report;
 mod start;
 mod steady;
+mod steps;
 mod wave;
 
 use std::process::ExitCode;
@@ -79,12 +82,17 @@ async fn run(name: &str) -> Result<()> {
         "page" => page::run(&mut report).await?,
         "propagation" => propagation::run(&mut report).await?,
         "burst" => burst::run(&mut report).await?,
+        "cached" => cached::run(&mut report).await?,
+        "cached-changes" => cached::changes(&mut report).await?,
+        "cached-10k" => cached::starts(&mut report, 10).await?,
+        "cached-100k" => cached::starts(&mut report, 100).await?,
         "failover" => failover::run(&mut report).await?,
         "wave-200" => wave::run(&mut report, 200).await?,
         "wave-1000" => wave::run(&mut report, 1_000).await?,
         "wave-5000" => wave::run(&mut report, 5_000).await?,
         _ => bail!(
-            "there are {}, burst, start-1k, start-100k, install-10k, wave-5000, and growth, which draws; not {name:?}",
+            "there are {}, burst, cached or its parts cached-changes, cached-10k and cached-100k, start-1k, start-100k, \
+             install-10k, wave-5000, and growth, which draws; not {name:?}",
             USUAL.join(", ")
         ),
     }

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -18,11 +19,12 @@ use tokio::task::JoinHandle;
 use crate::data::{Maker, Set, in_parallel};
 use crate::process::usage;
 use crate::report::{Report, percentile, say};
+use crate::steps::Change;
 use crate::{audit, options};
 
 /// Secrets, each with one Deployment.
-const COUNT: usize = 200;
-const NAMESPACES: usize = 20;
+pub(crate) const COUNT: usize = 200;
+pub(crate) const NAMESPACES: usize = 20;
 /// A node takes 110 pods, and while they roll there are two of each.
 const NODES: usize = 8;
 /// Five changes a second, each Secret once.
@@ -30,7 +32,9 @@ const PACE: Duration = Duration::from_millis(200);
 /// Nothing of this takes longer on a machine that works at all.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// A needless restart would have come by then.
-const QUIET: Duration = Duration::from_secs(3);
+pub(crate) const QUIET: Duration = Duration::from_secs(3);
+/// Time between two looks at all Deployments.
+const LOOK: Duration = Duration::from_secs(1);
 /// Label edits, and as many certificates that are written in another way.
 const EDITS: usize = 50;
 /// Secrets that change while nobody looks.
@@ -58,29 +62,17 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
         workloads: 1,
         replicas: 1,
     };
-    let (world, follower) = World::lay(&bench, &operator, scale).await?;
+    let (world, follower) = World::lay(&bench, "roll", operator.namespace(), scale).await?;
     settled(&world.client).await?;
     operator.run().await?;
 
     say("five changes a second");
     let before = usage(operator.process()?.id())?;
-    let mut took = Vec::new();
-    let mut written = Vec::new();
-    let mut turn = tokio::time::interval(PACE);
-    for number in 0..COUNT {
-        turn.tick().await;
-        written.push(world.change(number).await?);
-    }
-    world.rolled(0..COUNT, 2).await?;
-    for (number, (_, answered)) in written.iter().enumerate() {
-        took.push(world.seen_at(number).saturating_duration_since(*answered));
-    }
-    let mut from_request: Vec<Duration> = written
-        .iter()
-        .enumerate()
-        .map(|(number, (began, _))| world.seen_at(number).saturating_duration_since(*began))
-        .collect();
+    let changes = world.change_in_turn(2).await?;
     let after = usage(operator.process()?.id())?;
+    let mut took: Vec<Duration> = changes.iter().map(Change::took).collect();
+    let since = |it: &Change| it.seen.saturating_duration_since(it.began);
+    let mut from_request: Vec<Duration> = changes.iter().map(since).collect();
     report.add("propagation.p50_ms", percentile(&mut took, 0.5), "ms");
     report.add("propagation.p99_ms", percentile(&mut took, 0.99), "ms");
     report.add(
@@ -179,17 +171,42 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Makes all of it, and follows it until the task is aborted.
+    /// Makes all of it, in namespaces that begin with `prefix` and for the operator of this class, and follows all
+    /// Deployments until the task is aborted.
     pub(crate) async fn lay(
         bench: &Bench,
-        operator: &Operator<'_>,
+        prefix: &'static str,
+        class: &str,
         scale: Scale,
     ) -> Result<(Self, JoinHandle<()>)> {
+        let seen = Seen::default();
+        let follower = tokio::spawn(follow(bench.client()?, Arc::clone(&seen)));
+        let world = Self::make(bench, prefix, class, (scale, seen)).await?;
+        Ok((world, follower))
+    }
+
+    /// As much again, whose Deployments are followed already.
+    pub(crate) async fn beside(
+        &self,
+        bench: &Bench,
+        prefix: &'static str,
+        class: &str,
+    ) -> Result<Self> {
+        let shared = (self.scale, Arc::clone(&self.seen));
+        Self::make(bench, prefix, class, shared).await
+    }
+
+    async fn make(
+        bench: &Bench,
+        prefix: &'static str,
+        class: &str,
+        (scale, seen): (Scale, Seen),
+    ) -> Result<Self> {
         let set = Arc::new(Set {
-            prefix: "roll",
+            prefix,
             count: scale.secrets,
             namespaces: scale.namespaces,
-            class: operator.namespace().to_owned(),
+            class: class.to_owned(),
             issuer: "external",
             annotated: 1,
             settled: true,
@@ -199,8 +216,6 @@ impl World {
         let maker = Arc::new(Maker::new()?);
         set.fill(bench, &maker).await?;
         let client = bench.client()?;
-        let seen = Seen::default();
-        let follower = tokio::spawn(follow(client.clone(), Arc::clone(&seen)));
         let owned = Arc::clone(&set);
         let made = move |client, number: usize| {
             let (secret, workload_of) = (number / scale.workloads, number % scale.workloads);
@@ -221,18 +236,49 @@ impl World {
         };
         let count = scale.secrets * scale.workloads;
         in_parallel("making Deployments", count, &client, made).await?;
-        let world = Self {
+        Ok(Self {
             client,
             set,
             maker,
             seen,
             scale,
-        };
-        Ok((world, follower))
+        })
     }
 
-    /// Changes all Secrets as fast as it goes; says when that began, and how long until all Deployments were patched.
+    /// Changes each Secret, five a second, until all Deployments were seen with this generation.
+    pub(crate) async fn change_in_turn(&self, generation: i64) -> Result<Vec<Change>> {
+        let mut written = Vec::new();
+        let mut turn = tokio::time::interval(PACE);
+        for number in 0..self.scale.secrets {
+            turn.tick().await;
+            written.push(self.change(number).await?);
+        }
+        self.rolled(0..self.scale.secrets, generation).await?;
+        let change = |(number, (began, answered))| Change {
+            namespace: self.set.namespace(number),
+            secret: Set::name(number),
+            deployment: name(number, 0),
+            began,
+            answered,
+            seen: self.seen_at(number),
+        };
+        Ok(written.into_iter().enumerate().map(change).collect())
+    }
+
+    /// Changes all Secrets as fast as it goes; says how long that took, and how long until all Deployments were patched.
     pub(crate) async fn change_all(&self, generation: i64) -> Result<(Duration, Duration)> {
+        self.burst(generation, false).await
+    }
+
+    /// The same, and this client patches the Deployments itself: it knows them, looks at nothing and waits for nothing.
+    pub(crate) async fn change_and_patch_all(
+        &self,
+        generation: i64,
+    ) -> Result<(Duration, Duration)> {
+        self.burst(generation, true).await
+    }
+
+    async fn burst(&self, generation: i64, patches: bool) -> Result<(Duration, Duration)> {
         let (all, began) = (self.clone(), Instant::now());
         in_parallel(
             "changing",
@@ -240,7 +286,13 @@ impl World {
             &self.client,
             move |_, number| {
                 let world = all.clone();
-                async move { world.change(number).await }
+                async move {
+                    world.change(number).await?;
+                    if patches {
+                        world.patch_deployments(number, generation).await?;
+                    }
+                    Ok(())
+                }
             },
         )
         .await?;
@@ -265,6 +317,23 @@ impl World {
                 &Patch::Merge(patch),
             )
             .await?;
+        Ok(())
+    }
+
+    /// As the operator patches the Deployments of a Secret, all at once.
+    async fn patch_deployments(&self, number: usize, generation: i64) -> Result<()> {
+        let api: Api<Deployment> =
+            Api::namespaced(self.client.clone(), &self.set.namespace(number));
+        let patch = Patch::Merge(template(&Set::name(number), &generation.to_string()));
+        let names: Vec<String> = (0..self.scale.workloads)
+            .map(|it| name(number, it))
+            .collect();
+        let params = PatchParams::default();
+        let mut patches = Vec::new();
+        for name in &names {
+            patches.push(api.patch(name, &params, &patch));
+        }
+        try_join_all(patches).await?;
         Ok(())
     }
 
@@ -315,6 +384,12 @@ impl World {
     }
 }
 
+/// A patch of a pod template as the operator makes it: one annotation that names the Secret.
+pub(crate) fn template(secret: &str, value: &str) -> Value {
+    let annotations = json!({format!("state.cert-renew.io/leaf.{secret}"): value});
+    json!({"spec": {"template": {"metadata": {"annotations": annotations}}}})
+}
+
 /// Of a Deployment of a Secret.
 fn name(secret: usize, workload: usize) -> String {
     format!("{}-{workload}", Set::name(secret))
@@ -324,13 +399,33 @@ fn name(secret: usize, workload: usize) -> String {
 pub(crate) async fn settled(client: &Client) -> Result<()> {
     let api: Api<Deployment> = Api::all(client.clone());
     eventually(DEADLINE, "every Deployment is available", async || {
-        for deployment in api.list(&kube::api::ListParams::default()).await? {
+        for deployment in api.list(&ListParams::default()).await? {
             let status = deployment.status.unwrap_or_default();
             let at_rest = status.observed_generation == deployment.metadata.generation
                 && status.updated_replicas == Some(1)
                 && status.available_replicas == Some(1)
                 && status.replicas == Some(1);
             ensure!(at_rest, "{:?} is not", deployment.metadata.name);
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The controllers have seen every Deployment as it is, where none has pods.
+pub(crate) async fn at_rest(client: &Client) -> Result<()> {
+    let api: Api<Deployment> = Api::all(client.clone());
+    eventually(DEADLINE, "every Deployment is observed", async || {
+        // Such a list may be long.
+        tokio::time::sleep(LOOK).await;
+        for deployment in api.list(&ListParams::default()).await? {
+            let observed = deployment.status.and_then(|it| it.observed_generation);
+            let metadata = deployment.metadata;
+            ensure!(
+                observed == metadata.generation,
+                "{:?} is not",
+                metadata.name
+            );
         }
         Ok(())
     })

@@ -3,8 +3,12 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 
+use jiff::Timestamp;
 use serde_json::Value;
 use test_bench::{Bench, Operator, Result};
+
+/// The last stage of a request.
+const ANSWERED: &str = "ResponseComplete";
 
 /// A place in the audit log.
 pub(crate) struct Mark(u64);
@@ -20,6 +24,20 @@ pub(crate) struct Counts {
     pub(crate) writes: usize,
     /// Writes of Events.
     pub(crate) events: usize,
+}
+
+/// A request that was answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) user: String,
+    pub(crate) verb: String,
+    pub(crate) resource: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// When the API server had received it, in microseconds of Unix time.
+    pub(crate) received: i64,
+    /// When it had been answered.
+    pub(crate) answered: i64,
 }
 
 /// The end of the log as it is now.
@@ -57,6 +75,37 @@ pub(crate) fn since_by(bench: &Bench, user: &str, mark: &Mark) -> Result<Counts>
         }
     })?;
     Ok(counts)
+}
+
+/// What everybody has asked for since, in the order of the answers.
+pub(crate) fn requests(bench: &Bench, mark: &Mark) -> Result<Vec<Request>> {
+    let mut requests = Vec::new();
+    each(bench, mark, ANSWERED, |event| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let at = |key: &str| {
+            Some(
+                event[key]
+                    .as_str()?
+                    .parse::<Timestamp>()
+                    .ok()?
+                    .as_microsecond(),
+            )
+        };
+        let times = at("requestReceivedTimestamp").zip(at("stageTimestamp"));
+        if let Some((received, answered)) = times.filter(|_| event["stage"] == ANSWERED) {
+            let object = &event["objectRef"];
+            requests.push(Request {
+                user: text(&event["user"]["username"]),
+                verb: text(&event["verb"]),
+                resource: text(&object["resource"]),
+                namespace: text(&object["namespace"]),
+                name: text(&object["name"]),
+                received,
+                answered,
+            });
+        }
+    })?;
+    Ok(requests)
 }
 
 /// Calls `each` with what stands in the lines since the mark that contain a text.

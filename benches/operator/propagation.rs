@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::data::{Maker, Set, in_parallel};
 use crate::process::usage;
 use crate::report::{Report, percentile, say};
-use crate::steps::Change;
+use crate::steps::{self, Change};
 use crate::{audit, options};
 
 /// Secrets, each with one Deployment.
@@ -68,6 +68,7 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
 
     say("five changes a second");
     let before = usage(operator.process()?.id())?;
+    let mark = audit::mark(&bench)?;
     let changes = world.change_in_turn(2).await?;
     let after = usage(operator.process()?.id())?;
     let mut took: Vec<Duration> = changes.iter().map(Change::took).collect();
@@ -85,6 +86,8 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
         (after.cpu - before.cpu) * 1e3 / COUNT as f64,
         "ms",
     );
+    let requests = audit::requests(&bench, &mark)?;
+    steps::add(report, &requests, &audit::user(&operator), &changes)?;
     settled(&world.client).await?;
     tokio::time::sleep(QUIET).await;
 

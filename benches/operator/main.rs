@@ -22,10 +22,23 @@ mod steady;
 mod steps;
 mod wave;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use report::{Report, say};
-use test_bench::{Context as _, OperatorOptions, Result, bail};
+use test_bench::{Context as _, OperatorOptions, Result, bail, ensure};
+
+/// The image's own program, which is what users run.
+#[cfg(target_arch = "aarch64")]
+const SHIPPED: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/target/image/root-arm64/cert-renew"
+);
+#[cfg(not(target_arch = "aarch64"))]
+const SHIPPED: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/target/image/root-amd64/cert-renew"
+);
 
 /// What runs without an argument; the large ones are asked for by name.
 const USUAL: [&str; 7] = [
@@ -71,11 +84,20 @@ fn main() -> ExitCode {
 }
 
 async fn run(name: &str) -> Result<()> {
+    if name == "growth" {
+        return growth::draw();
+    }
+    let program = program();
+    ensure!(
+        program.is_file(),
+        "there is no {}: `make bench` builds it, and CERT_RENEW_PROGRAM names another build",
+        program.display()
+    );
+    say(&format!("measuring {}", program.display()));
     let mut report = Report::new(name, &format!("make bench BENCH={name}"));
     match name {
         "start-1k" => start::thousands(&mut report, 1).await?,
         "start-10k" => start::thousands(&mut report, 10).await?,
-        "growth" => return growth::draw(),
         "start-100k" => start::hundred_thousand(&mut report).await?,
         "install-10k" => start::install(&mut report).await?,
         "steady" => steady::run(&mut report).await?,
@@ -100,11 +122,14 @@ async fn run(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The operator as users run it; `CERT_RENEW_PROGRAM` names another build of it, for a comparison.
+/// The operator as users run it.
 fn options() -> OperatorOptions {
-    let built = env!("CARGO_BIN_EXE_cert-renew").to_owned();
-    let program = std::env::var("CERT_RENEW_PROGRAM").unwrap_or(built);
-    let mut options = OperatorOptions::new(program);
+    let mut options = OperatorOptions::new(program());
     options.log_level = "info".into();
     options
+}
+
+/// What is measured: the image's own program, or another build that `CERT_RENEW_PROGRAM` names, for a comparison.
+fn program() -> PathBuf {
+    std::env::var_os("CERT_RENEW_PROGRAM").map_or_else(|| SHIPPED.into(), PathBuf::from)
 }

@@ -161,7 +161,7 @@ async fn secrets_hold_what_the_template_says() -> Result<()> {
                 .collect::<Vec<_>>(),
             ["shop.example", "127.0.0.1"]
         );
-        assert!(!leaf.self_signed);
+        assert!(!leaf.self_signed.get());
         let now = UnixTime::now();
         assert!(!leaf.is_valid_at(now), "it has expired");
         let earlier = UnixTime::now() - Duration::from_secs(2 * 24 * 60 * 60);
@@ -176,7 +176,11 @@ async fn secrets_hold_what_the_template_says() -> Result<()> {
             .is_err()
         );
     }
-    assert!(certificate::leaf(template.self_signed()?.certificate.as_bytes())?.self_signed);
+    assert!(
+        certificate::leaf(template.self_signed()?.certificate.as_bytes())?
+            .self_signed
+            .get()
+    );
     Ok(())
 }
 

@@ -16,12 +16,21 @@ issuers:
 ";
 
 fn problems(annotations: &[(&str, &str)]) -> Vec<String> {
+    let assessment = assessed("good.pem", annotations);
+    assessment
+        .problems
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn assessed(certificate: &str, annotations: &[(&str, &str)]) -> Assessment {
     let annotations: BTreeMap<String, String> = { annotations.iter() }
         .map(|(key, value)| (format!("cert-renew.io/{key}"), (*value).to_owned()))
         .collect();
     let secret: ThinSecret = from_value(json!({
         "metadata": {"name": "tls", "namespace": "shop", "uid": "u", "annotations": annotations},
-        "data": {"tls.crt": STANDARD.encode(file("good.pem"))},
+        "data": {"tls.crt": STANDARD.encode(file(certificate))},
         "type": "kubernetes.io/tls",
     }))
     .unwrap();
@@ -30,12 +39,19 @@ fn problems(annotations: &[(&str, &str)]) -> Vec<String> {
         name: "tls".into(),
     };
     let config = Config::parse(CONFIG).unwrap();
-    let assessment = of_thin(UnixTime(0), &key, &secret, &config).unwrap();
-    assessment
-        .problems
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    of_thin(UnixTime(0), &key, &secret, &config).unwrap()
+}
+
+/// That takes many times as long as the rest, and a cluster may have a hundred thousand of them.
+#[test]
+fn nobody_checks_the_signature_of_a_self_signed_certificate_that_another_program_renews() {
+    for (issuer, checked) in [("external", false), ("letsencrypt", true)] {
+        let assessment = assessed("self-signed.pem", &[("issuer", issuer)]);
+        let _ = assessment.observed("u", "1");
+        let leaf = assessment.leaf.unwrap();
+        assert_eq!(leaf.self_signed.is_checked(), checked, "{issuer}");
+        assert!(leaf.self_signed.get(), "{issuer}");
+    }
 }
 
 #[test]

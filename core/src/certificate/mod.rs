@@ -9,6 +9,7 @@ pub mod key;
 pub mod loader;
 pub mod pair;
 pub mod pem;
+mod self_signed;
 pub mod x509;
 
 use std::cmp::Reverse;
@@ -25,6 +26,7 @@ use self::x509::Certificate;
 use crate::text::name::Name;
 use crate::time::UnixTime;
 
+pub use crate::certificate::self_signed::SelfSigned;
 pub use crate::certificate::x509::{Abilities, DistinguishedName};
 
 /// Largest input that is read, in bytes: a Secret holds at most 1 MiB (`MaxSecretSize` of Kubernetes).
@@ -67,8 +69,8 @@ pub struct Leaf {
     pub not_after: UnixTime,
     /// DNS names and IP addresses of the SAN; the common name only where there is no SAN. At most 1,000.
     pub names: Vec<Name>,
-    /// Whether it is signed by its own key.
-    pub self_signed: bool,
+    /// Whether it is signed by its own key, which is found out when somebody asks.
+    pub self_signed: SelfSigned,
     /// The type of its key, if it is one that can be asked for.
     pub key_type: Option<KeyType>,
     /// `subjectPublicKeyInfo`, DER; empty if it is too long to keep.
@@ -346,7 +348,6 @@ fn is_certificate(block: &Block<'_>) -> bool {
 impl Leaf {
     /// The facts about a parsed certificate.
     pub(crate) fn of(certificate: &Certificate<'_>) -> Self {
-        let same_name = certificate.issuer == certificate.subject;
         let names = certificate.names();
         let mut remarks = Vec::new();
         if names.odd > 0 {
@@ -364,8 +365,7 @@ impl Leaf {
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             names: names.list,
-            // Equal names decide if the signature cannot be checked.
-            self_signed: same_name && certificate.is_signed_by(certificate) != Some(false),
+            self_signed: SelfSigned::of(certificate),
             key_type: KeyType::of_spki(certificate.public_key),
             public_key: kept(certificate.public_key).into(),
             issuer: kept(certificate.issuer).into(),

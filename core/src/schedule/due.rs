@@ -299,7 +299,7 @@ fn edited(leaf: &Leaf, inputs: &Inputs<'_>) -> Option<Reason> {
     if settings.revoked == Some(leaf.fingerprint) {
         return Some(Reason::Revoked);
     }
-    if leaf.self_signed {
+    if leaf.self_signed.get() {
         return Some(Reason::Placeholder);
     }
     if inputs.staged {

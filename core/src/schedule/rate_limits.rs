@@ -200,7 +200,7 @@ impl Claim<'_> {
 /// not yet.
 #[must_use]
 pub fn young_until(now: UnixTime, leaf: &Leaf, written: Option<UnixTime>) -> Option<UnixTime> {
-    if leaf.self_signed || !leaf.is_valid_at(now) {
+    if !leaf.is_valid_at(now) || leaf.self_signed.get() {
         return None;
     }
     let since = begins(leaf.not_before, written);

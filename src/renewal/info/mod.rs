@@ -120,7 +120,7 @@ impl RenewalInfo {
         };
         // Base64 of both, and a dot.
         let too_long = (authority.len() + leaf.serial.len()) * 4 / 3 > LONGEST_ID;
-        if assessment.heed == AriPolicy::Nothing || leaf.self_signed || too_long {
+        if assessment.heed == AriPolicy::Nothing || too_long || leaf.self_signed.get() {
             self.forget(key);
             return Suggestion::None;
         }

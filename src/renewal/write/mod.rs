@@ -163,7 +163,7 @@ impl Renewal<'_> {
     /// Reports what the previous certificate could do and this one cannot: ACME cannot ask for it.
     fn tell_lost(self, uid: &str, (old, new): (&Leaf, &Leaf)) {
         let lost = old.abilities.lost_in(new.abilities);
-        if lost.is_empty() || old.self_signed {
+        if lost.is_empty() || old.self_signed.get() {
             return;
         }
         let note = format!(

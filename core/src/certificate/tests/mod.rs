@@ -393,7 +393,10 @@ fn key_types_and_signers_are_told_apart() {
         ("intermediate", false),
     ] {
         assert_eq!(
-            leaf(&file(&format!("{name}.pem"))).unwrap().self_signed,
+            leaf(&file(&format!("{name}.pem")))
+                .unwrap()
+                .self_signed
+                .get(),
             self_signed,
             "{name}"
         );

@@ -16,7 +16,7 @@ fn leaf(days: i64) -> Leaf {
             "shop.example".parse().unwrap(),
             "*.wild.example".parse().unwrap(),
         ],
-        self_signed: false,
+        self_signed: false.into(),
         key_type: Some(KeyType::EcdsaP256),
         public_key: Box::default(),
         issuer: b"CA".as_slice().into(),
@@ -75,7 +75,7 @@ fn renew_before_is_kept_to_but_never_beyond_half_the_lifetime() {
 #[test]
 fn what_an_edit_asks_for_is_due_at_once() {
     let placeholder = Leaf {
-        self_signed: true,
+        self_signed: true.into(),
         ..leaf(90)
     };
     let good = leaf(90);

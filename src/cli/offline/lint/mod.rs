@@ -312,11 +312,12 @@ fn check_chain(place: &str, bytes: &[u8], now: UnixTime) -> (Option<Chain>, Vec<
         not_before,
         not_after,
         ref names,
-        self_signed,
+        ref self_signed,
         ref issuer,
         ref remarks,
         ..
     } = chain.leaf;
+    let self_signed = self_signed.get();
     let mut findings = Vec::new();
     let mut add = |severity, message: &str, remedy: &str| {
         findings.push(finding(severity, place, message, remedy));

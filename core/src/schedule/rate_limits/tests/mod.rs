@@ -15,7 +15,7 @@ fn leaf(from: i64, until: i64) -> Leaf {
         not_before: UnixTime(from),
         not_after: UnixTime(until),
         names: Vec::new(),
-        self_signed: false,
+        self_signed: false.into(),
         key_type: None,
         public_key: Box::default(),
         issuer: b"CA".as_slice().into(),

@@ -147,7 +147,7 @@ fn weeks_scale_by_what_was_issued_and_not_by_what_somebody_put_there() {
     let mut issued = 0;
     for now in (0..7 * day).step_by(42).map(UnixTime) {
         let placeholder = Leaf {
-            self_signed: true,
+            self_signed: true.into(),
             ..leaf(now.0 - 1, now.0 + minute)
         };
         let claim = Claim {

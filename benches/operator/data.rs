@@ -35,6 +35,8 @@ const CLIENTS: usize = 24;
 pub(crate) struct Maker {
     authority: CertifiedIssuer<'static, KeyPair>,
     keys: Vec<KeyPair>,
+    /// Each certificate is signed by its own key.
+    self_signed: bool,
 }
 
 impl Maker {
@@ -49,7 +51,20 @@ impl Maker {
         let keys = (0..KEYS)
             .map(|_| KeyPair::generate())
             .collect::<Result<_, _>>()?;
-        Ok(Self { authority, keys })
+        Ok(Self {
+            authority,
+            keys,
+            self_signed: false,
+        })
+    }
+
+    /// One whose certificates are signed by their own keys, without a chain.
+    pub(crate) fn self_signed() -> Result<Self> {
+        let maker = Self::new()?;
+        Ok(Self {
+            self_signed: true,
+            ..maker
+        })
     }
 
     /// A certificate for one name, with its chain.
@@ -58,6 +73,12 @@ impl Maker {
         params.not_before = OffsetDateTime::now_utc() - Duration::days(age.since);
         params.not_after = OffsetDateTime::now_utc() + Duration::days(age.left);
         let key = &self.keys[number % KEYS];
+        if self.self_signed {
+            return Ok(Pair {
+                certificate: params.self_signed(key)?.pem(),
+                key: key.serialize_pem(),
+            });
+        }
         let leaf = params.signed_by(key, &*self.authority)?;
         Ok(Pair {
             certificate: leaf.pem() + &self.authority.pem(),

@@ -67,6 +67,18 @@ pub(crate) async fn thousands(report: &mut Report, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// So many thousand Secrets with self-signed certificates that another program renews.
+pub(crate) async fn self_signed(report: &mut Report, count: usize) -> Result<()> {
+    let bench = Bench::start(Options::default()).await?;
+    let mut operator = Operator::install(&bench, options()).await?;
+    let mut set = Set::known("shop", count * 1_000, 100, operator.namespace(), 1);
+    set.issuer = "external";
+    let set = Arc::new(set);
+    set.fill(&bench, &Arc::new(Maker::self_signed()?)).await?;
+    let case = format!("{count}k_self_signed");
+    start(&bench, &mut operator, report, &case).await
+}
+
 /// 100,000 Secrets: first one in a hundred is annotated, then all.
 pub(crate) async fn hundred_thousand(report: &mut Report) -> Result<()> {
     let bench = Bench::start(Options::default()).await?;

@@ -185,6 +185,15 @@ impl Authority {
             .rposition(|it| it.fingerprint == fingerprint)
     }
 
+    /// The number of the certificate with this identifier (RFC 9773, 4.1).
+    fn identified(&self, id: &str) -> Option<usize> {
+        let (_, serial) = id.split_once('.')?;
+        let serial = BASE64.decode(serial).ok()?;
+        let serial = { serial.iter() }.fold(0_u64, |all, byte| (all << 8) | u64::from(*byte));
+        let number = usize::try_from(serial.checked_sub(1)?).ok()?;
+        (number < self.issued.len() && identifier(number) == id).then_some(number)
+    }
+
     /// Issues a certificate beside ACME, as it was before the run, and gives its key.
     pub fn give(&mut self, names: &[String], not_before: i64, not_after: i64) -> (usize, String) {
         let key = KeyPair::generate().unwrap_or_else(|error| panic!("{error}"));

@@ -263,14 +263,26 @@ impl State {
     /// The pods that use a Secret, with what each serves.
     #[must_use]
     pub fn served(&self, key: &Key) -> Vec<(String, Option<usize>)> {
-        let pods = self.objects.list(&PODS, Some(&key.namespace));
-        let label = format!("served/{}", key.name);
-        pods.filter(|(_, pod)| pod["metadata"]["deletionTimestamp"].is_null())
-            .filter_map(|(of, pod)| {
-                let served = annotation(pod, &label)?;
-                Some((of.name.clone(), served.parse().ok()))
-            })
-            .collect()
+        let mut all = self.all_served(Some(&key.namespace));
+        all.remove(key).unwrap_or_default()
+    }
+
+    /// The same for every Secret, of a namespace or of all: one look at each pod.
+    fn all_served(&self, namespace: Option<&str>) -> BTreeMap<Key, Vec<(String, Option<usize>)>> {
+        let mut all: BTreeMap<Key, Vec<(String, Option<usize>)>> = BTreeMap::new();
+        for (of, pod) in self.objects.list(&PODS, namespace) {
+            let metadata = &pod["metadata"];
+            let annotations = metadata["annotations"].as_object().into_iter().flatten();
+            for (name, value) in annotations.filter(|_| metadata["deletionTimestamp"].is_null()) {
+                let secret = name.strip_prefix("served/");
+                if let (Some(secret), Some(served)) = (secret, value.as_str()) {
+                    let key = Key::new(&SECRETS, &of.namespace, secret);
+                    let pods = all.entry(key).or_default();
+                    pods.push((of.name.clone(), served.parse().ok()));
+                }
+            }
+        }
+        all
     }
 
     /// A template was changed: for a leaf that is in its Secret, and once.
@@ -348,6 +360,7 @@ impl State {
         if !self.weather.ca_up || !self.weather.api_up {
             self.checks.trouble = now;
         }
+        let mut served = self.all_served(None);
         let mut ended = Vec::new();
         for (key, known) in &self.checks.secrets {
             let Some(secret) = self.objects.get(key) else {
@@ -355,8 +368,10 @@ impl State {
             };
             let paused = annotation(secret, keys::PAUSED) == Some("true");
             let untroubled = now - self.checks.trouble.max(known.cause + BUDGETS);
-            let of_secret = self.leaf_in(secret).map(|leaf| (key.to_string(), leaf));
-            let of_pods = self.served(key).into_iter();
+            // Every write of a Secret's data has been seen.
+            let held = known.leaves.last().copied().flatten();
+            let of_secret = held.map(|leaf| (key.to_string(), leaf));
+            let of_pods = served.remove(key).unwrap_or_default().into_iter();
             let of_pods = of_pods.filter_map(|(pod, served)| Some((format!("pod {pod}"), served?)));
             for (whose, leaf) in of_secret.into_iter().chain(of_pods) {
                 let it = &self.ca.issued[leaf];

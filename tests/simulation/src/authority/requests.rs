@@ -274,7 +274,7 @@ fn new_order(ca: &mut Authority, account: String, payload: &Value) -> (Said, Vec
     let names: BTreeSet<String> = names.collect();
     let names: Vec<String> = names.into_iter().collect();
     let replaced = payload["replaces"].as_str();
-    let replaced = replaced.and_then(|id| (0..ca.issued.len()).find(|it| identifier(*it) == id));
+    let replaced = replaced.and_then(|id| ca.identified(id));
     if replaced.is_some_and(|it| ca.issued[it].replaced) {
         return (
             Said::problem(409, "alreadyReplaced", "it was replaced"),
@@ -459,7 +459,7 @@ fn finalize(
 /// RFC 9773: the window begins when a third of the lifetime is left.
 fn info(now: &mut State, path: &str) -> Said {
     let id = path.trim_start_matches("/info/");
-    let number = (0..now.ca.issued.len()).find(|it| identifier(*it) == id);
+    let number = now.ca.identified(id);
     let Some(number) = number.filter(|_| now.ca.has_info) else {
         return Said::problem(404, "malformed", "no such certificate");
     };

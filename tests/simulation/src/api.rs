@@ -95,6 +95,9 @@ pub async fn answer(
     let (fate, there, back) = {
         let mut now = world.now();
         now.requests.api += 1;
+        if patches {
+            now.forget_order(&path, &body);
+        }
         now.requests.writes += u64::from(writes && !is_lease);
         let fate = now.weather.of_api(writes, patches, lists);
         (fate, now.weather.way(), now.weather.way())
@@ -293,7 +296,9 @@ impl Requested<'_> {
                     body["metadata"]["uid"] = json!("lost");
                     return json_answer(201, &body);
                 }
-                self.write(&key, 201, |objects| objects.create(&key, body.clone()))
+                let mut body = body;
+                self.world.now().uncount(&key, &mut body);
+                self.write(&key, 201, |objects| objects.create(&key, body))
             }
             Method::PUT => {
                 let key = asked.key();

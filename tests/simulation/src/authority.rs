@@ -60,6 +60,10 @@ pub struct Authority {
     pub has_info: bool,
     /// Whether a validated name stays validated for a month.
     pub reuses: bool,
+    /// Whether it lists only valid authorizations in an order that is over, and null where there are none, as some do.
+    pub forgets: bool,
+    /// Whether its validations reach the operator.
+    pub reaches: bool,
     nonces: BTreeSet<String>,
     accounts: BTreeMap<String, String>,
     orders: Vec<Order>,
@@ -160,6 +164,8 @@ impl Authority {
             lifetime: 90 * DAY,
             has_info: true,
             reuses: false,
+            forgets: false,
+            reaches: true,
             nonces: BTreeSet::new(),
             accounts: BTreeMap::new(),
             orders: Vec::new(),
@@ -206,7 +212,7 @@ impl Authority {
         (number, key.serialize_pem())
     }
 
-    /// Wants all certificates of this number back from now on.
+    /// Wants a certificate replaced at once, from now on.
     pub fn wants_back(&mut self, number: usize) {
         self.issued[number].wanted_back = Some(clock::now());
     }
@@ -275,13 +281,18 @@ impl Authority {
             .iter()
             .map(|name| json!({"type": "dns", "value": name}))
             .collect();
+        let is_over = matches!(order.status, "valid" | "invalid");
         let authorizations: Vec<String> = { order.authorizations.iter() }
+            .filter(|it| !self.forgets || !is_over || self.authorizations[**it].status == "valid")
             .map(|it| format!("{BASE}/authz/{it}"))
             .collect();
         let mut body = json!({
             "status": order.status, "expires": timestamp(order.expires), "identifiers": identifiers,
             "authorizations": authorizations, "finalize": format!("{BASE}/finalize/{number}"),
         });
+        if self.forgets && authorizations.is_empty() {
+            body["authorizations"] = Value::Null;
+        }
         if let Some(certificate) = order.certificate.filter(|_| order.status == "valid") {
             body["certificate"] = json!(format!("{BASE}/cert/{certificate}"));
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::authority::Issued;
 use crate::clock;
-use crate::objects::{DEPLOYMENTS, Key, LEASES, PODS, SECRETS};
+use crate::objects::{DEPLOYMENTS, Key, Kind, LEASES, PODS, SECRETS};
 use crate::world::{HOME, State};
 
 const DAY: i64 = 86_400;
@@ -46,6 +46,18 @@ struct Secret {
     /// The leaves that came to it, the present one last, and since when it is there.
     leaves: Vec<Option<usize>>,
     since: i64,
+    /// When a certificate was last asked for that has to be there in the end.
+    asked: Option<i64>,
+}
+
+/// The Deployment that uses a Secret.
+#[must_use]
+pub fn user_of(key: &Key) -> Key {
+    Key::new(
+        &DEPLOYMENTS,
+        &key.namespace,
+        &key.name.replacen("tls", "web", 1),
+    )
 }
 
 /// The Secret that these names are for: they are `…SECRET.NAMESPACE.example.com`.
@@ -100,6 +112,12 @@ impl State {
         let now = clock::now();
         self.checks.secrets.entry(key.clone()).or_default().cause = now;
         self.saw(key);
+    }
+
+    /// Notes that a certificate is asked for, and has to be there in the end.
+    pub fn asked(&mut self, key: &Key) {
+        let known = self.checks.secrets.entry(key.clone()).or_default();
+        known.asked = Some(clock::now());
     }
 
     /// Notes the leaf in a Secret.
@@ -372,6 +390,8 @@ impl State {
             let held = known.leaves.last().copied().flatten();
             let of_secret = held.map(|leaf| (key.to_string(), leaf));
             let of_pods = served.remove(key).unwrap_or_default().into_iter();
+            let rolls = !self.broken.contains(&user_of(key));
+            let of_pods = of_pods.filter(|_| rolls);
             let of_pods = of_pods.filter_map(|(pod, served)| Some((format!("pod {pod}"), served?)));
             for (whose, leaf) in of_secret.into_iter().chain(of_pods) {
                 let it = &self.ca.issued[leaf];
@@ -392,7 +412,7 @@ impl State {
     pub fn look_at_the_end(&mut self) {
         let now = clock::now();
         let mut wrong = Vec::new();
-        for key in self.checks.secrets.keys() {
+        for (key, known) in &self.checks.secrets {
             let Some(secret) = self.objects.get(key) else {
                 continue;
             };
@@ -408,6 +428,11 @@ impl State {
             if it.not_after - now < quarter {
                 wrong.push(format!("{key} is not renewed in the end: {line}"));
             }
+            if known.asked.is_some_and(|at| it.ordered < at) {
+                wrong.push(format!(
+                    "{key} has not been renewed since a certificate was asked for: {line}"
+                ));
+            }
             if let Some(names) = annotation(secret, keys::NAMES) {
                 let mut names: Vec<String> =
                     names.split(',').map(|it| it.trim().to_owned()).collect();
@@ -417,6 +442,9 @@ impl State {
                         "{key} has not the names that it asks for in the end: {line}"
                     ));
                 }
+            }
+            if self.broken.contains(&user_of(key)) {
+                continue;
             }
             let rolled_out = annotation(secret, keys::ROLLED_OUT).unwrap_or_default();
             if rolled_out.split(' ').next() != Some(it.fingerprint.as_str()) {
@@ -433,6 +461,11 @@ impl State {
         let records = self.objects.list(&SECRETS, Some(HOME));
         let record = records.filter(|(_, secret)| secret["type"] == "cert-renew.io/order-record");
         wrong.extend(record.map(|(key, _)| format!("the order record {key} is left in the end")));
+        let routes = Kind::of("networking.k8s.io/v1", "ingresses");
+        let routes = routes
+            .into_iter()
+            .flat_map(|kind| self.objects.list(kind, Some(HOME)));
+        wrong.extend(routes.map(|(key, _)| format!("the route {key} is left in the end")));
         let open = self.ca.open_orders();
         if open > 0 {
             wrong.push(format!("{open} orders are left open at the CA in the end"));

@@ -19,6 +19,7 @@ thread_local! {
 /// Begins the time of this thread's run.
 pub fn begin() {
     BEGUN.set(Some(Instant::now()));
+    SET_BY.set(0);
     simulated::set(read);
 }
 
@@ -28,10 +29,10 @@ pub fn passed() -> Duration {
     BEGUN.get().map_or(Duration::ZERO, |begun| begun.elapsed())
 }
 
-/// Seconds of the wall clock.
+/// Seconds of the world's wall clock, which is right.
 #[must_use]
 pub fn now() -> i64 {
-    read().wall
+    BEGINNING + i64::try_from(passed().as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Sets the wall clock of the operator's machine by this many seconds.
@@ -39,12 +40,11 @@ pub fn jump(seconds: i64) {
     SET_BY.set(SET_BY.get() + seconds);
 }
 
+/// The clocks of the operator's machine.
 fn read() -> Clocks {
-    let passed = passed();
-    let seconds = i64::try_from(passed.as_secs()).unwrap_or(i64::MAX);
     Clocks {
-        wall: BEGINNING + seconds + SET_BY.get(),
-        boot: BOOTED + passed,
+        wall: now() + SET_BY.get(),
+        boot: BOOTED + passed(),
     }
 }
 

@@ -68,7 +68,8 @@ fn step(world: &World, key: &Key, object: &Value) -> Option<Duration> {
         start(&mut now, key, object, &hash);
         return pause(&mut now, 1_000, 9_000);
     }
-    if let Some((of, _)) = new.iter().find(|(_, pod)| !is_ready(pod)) {
+    let unready = new.iter().find(|(_, pod)| !is_ready(pod));
+    if let Some((of, _)) = unready.filter(|_| !now.broken.contains(key)) {
         now.objects
             .set(of, |pod| pod["status"] = ready_status(true));
         return pause(&mut now, 10, 300);

@@ -19,6 +19,7 @@ pub mod operator;
 pub mod parts;
 pub mod patches;
 pub mod planted;
+pub mod scenes;
 pub mod story;
 pub mod weather;
 pub mod world;

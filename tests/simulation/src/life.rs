@@ -14,16 +14,21 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::authority::DIRECTORY;
 use crate::chance::Chance;
+use crate::checks::user_of;
 use crate::clock;
 use crate::controllers;
-use crate::objects::{DEPLOYMENTS, Key, SECRETS};
+use crate::objects::{Key, SECRETS};
 use crate::operator::Replica;
 use crate::parts::{self, Part};
 use crate::planted::Planted;
+use crate::scenes::{self, Scene};
 use crate::story::Story;
 use crate::world::{Requests, World};
 
+mod play;
 mod users;
+
+use self::play::Habit;
 
 const DAY: u64 = 86_400;
 /// Time without weather and wishes, in which all has to come right: the weekly budgets, and a day of back-off.
@@ -52,6 +57,10 @@ pub struct Plan {
     pub acts: u64,
     /// Mean days between two outages; 0: there are none.
     pub outages: u64,
+    /// Users do this alone, by its number.
+    pub act: Option<u64>,
+    /// A scene to play.
+    pub scene: Option<&'static Scene>,
     /// A fault to put on.
     pub planted: Option<Planted>,
     /// These parts alone, of those that the seed has.
@@ -106,10 +115,57 @@ impl Plan {
                 chance.between(24, 200)
             },
             outages: *chance.pick(&[0, 2, 20]),
+            act: None,
+            scene: None,
             planted: None,
             among: None,
             until_one: false,
         }
+    }
+
+    /// The same with a fault put on, and with what brings it out.
+    #[must_use]
+    pub fn with(self, planted: Planted) -> Self {
+        let planted_on = Some(planted);
+        match planted.0 {
+            // A Secret is emptied six times a day, and the count of its certificates is read again by each new leader.
+            "uncounted" => Self {
+                secrets: 1,
+                days: 5,
+                lifetime: 90 * 86_400,
+                replicas: 2,
+                api: 0,
+                ca: 0,
+                deaths: 30,
+                acts: 4,
+                act: Some(users::EMPTIES),
+                outages: 0,
+                planted: planted_on,
+                ..self
+            },
+            _ => Self {
+                planted: planted_on,
+                ..self
+            },
+        }
+    }
+
+    /// That of a scene.
+    #[must_use]
+    pub fn scene(name: &str) -> Option<Self> {
+        let scene = scenes::named(name)?;
+        Some(Self {
+            secrets: 1,
+            lifetime: scene.lasts.0,
+            replicas: 1,
+            api: 0,
+            ca: 0,
+            deaths: 0,
+            acts: 0,
+            outages: 0,
+            scene: Some(scene),
+            ..Self::of(1)
+        })
     }
 
     fn has(&self, part: Part) -> bool {
@@ -153,6 +209,12 @@ struct Life {
     parts: BTreeSet<Part>,
     /// How long the dead stay dead: by a chance of its own, so that one more death changes no user.
     pauses: Chance,
+    /// When the run began, how many of the scene's deeds are done, and its config.
+    begun: Instant,
+    done: usize,
+    text: Option<&'static str>,
+    /// What another program does again and again, and when it does so next.
+    habit: Option<(Habit, Instant)>,
 }
 
 fn config(retry: u64) -> Result<Config> {
@@ -164,7 +226,16 @@ fn config(retry: u64) -> Result<Config> {
 retry: {{base: {retry}m}}
 "
     );
-    Config::parse(&text).map_err(|faults| anyhow!("{faults}"))
+    parsed(&text)
+}
+
+/// As in the data of a Secret.
+fn encoded(text: &str) -> String {
+    BASE64_STANDARD.encode(text)
+}
+
+fn parsed(text: &str) -> Result<Config> {
+    Config::parse(text).map_err(|faults| anyhow!("{faults}"))
 }
 
 impl Life {
@@ -191,6 +262,10 @@ impl Life {
             outages: 0,
             parts: BTreeSet::new(),
             pauses: Chance::new(plan.seed.wrapping_mul(5)),
+            begun: Instant::now(),
+            done: 0,
+            text: plan.scene.map(|scene| scene.config),
+            habit: None,
             world,
             chance: Chance::new(chance.draw()),
             plan,
@@ -203,6 +278,11 @@ impl Life {
             now.ca.lifetime = life.plan.lifetime;
             now.ca.has_info = chance.in_thousand(700);
             now.ca.reuses = chance.in_thousand(500);
+            now.ca.forgets = chance.in_thousand(300);
+            if let Some(scene) = life.plan.scene {
+                now.ca.has_info = scene.has_info;
+                (now.ca.reuses, now.ca.forgets) = (false, false);
+            }
             now.weather.api = life.plan.api;
             now.weather.ca = life.plan.ca;
             now.weather.deaths = life.plan.deaths;
@@ -221,6 +301,10 @@ impl Life {
         let name = format!("{}.{namespace}.example.com", key.name);
         let age = i64::try_from(self.chance.below(self.plan.lifetime.unsigned_abs()))?;
         let is_empty = self.chance.in_thousand(150);
+        let (age, is_empty) = match self.plan.scene {
+            Some(scene) => (scene.lasts.1, false),
+            None => (age, is_empty),
+        };
         let replicas = self.chance.between(1, 3);
         self.secrets.push(key.clone());
         let part = Part::Secret(number as u64);
@@ -240,8 +324,10 @@ impl Life {
             );
             (now.ca.issued[leaf].chain.clone(), private)
         };
-        let encoded = |text: &str| BASE64_STANDARD.encode(text);
-        let annotations = json!({keys::ISSUER: "ca", keys::NAMES: name});
+        let mut annotations = json!({keys::ISSUER: "ca", keys::NAMES: name});
+        for (name, value) in self.plan.scene.map_or(&[][..], |scene| scene.annotations) {
+            annotations[*name] = json!(value);
+        }
         let secret = json!({
             "metadata": {"annotations": annotations}, "type": "kubernetes.io/tls",
             "data": {"tls.crt": encoded(&certificate), "tls.key": encoded(&private)},
@@ -249,7 +335,16 @@ impl Life {
         let made = now.objects.create(&key, secret);
         made.map_err(|refusal| anyhow!("{}", refusal.message))?;
         now.caused(&key);
-        let of = Key::new(&DEPLOYMENTS, &namespace, &format!("web-{number}"));
+        drop(now);
+        if self.plan.scene.is_none_or(|scene| scene.is_used) {
+            self.deploy(&key, replicas)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the Deployment that mounts a Secret.
+    fn deploy(&self, key: &Key, replicas: u64) -> Result<()> {
+        let of = user_of(key);
         let volumes = json!([{"name": "tls", "secret": {"secretName": key.name}}]);
         let template = json!({
             "metadata": {"labels": {"app": of.name}, "annotations": {}},
@@ -262,9 +357,8 @@ impl Life {
                 "template": template,
             },
         });
-        let made = now.objects.create(&of, deployment);
+        let made = self.world.now().objects.create(&of, deployment);
         made.map_err(|refusal| anyhow!("{}", refusal.message))?;
-        drop(now);
         tokio::spawn(controllers::look_after(self.world.clone(), of));
         Ok(())
     }
@@ -273,7 +367,11 @@ impl Life {
         // Pods of before.
         sleep(Duration::from_secs(60)).await;
         self.start()?;
-        let stormy = Instant::now() + Duration::from_secs(self.plan.days * DAY);
+        let (stormy, calm) = match self.plan.scene {
+            Some(scene) => (scene.hours * 3_600, 0),
+            None => (self.plan.days * DAY, CALM),
+        };
+        let stormy = Instant::now() + Duration::from_secs(stormy);
         self.until(stormy, true).await?;
         self.world.tell(
             "plan",
@@ -284,7 +382,7 @@ impl Life {
             self.annotate(&key, keys::PAUSED, None);
         }
         self.start()?;
-        let quiet = Instant::now() + Duration::from_secs(CALM);
+        let quiet = Instant::now() + Duration::from_secs(calm);
         self.until(quiet, false).await?;
         self.world.now().look_at_the_end();
         for replica in self.replicas.iter_mut().filter_map(Option::take) {
@@ -308,10 +406,7 @@ impl Life {
     fn start(&mut self) -> Result<()> {
         for at in 0..self.replicas.len() {
             if self.replicas[at].is_none() {
-                self.lives += 1;
-                let name = format!("{}{}", ["a", "b"][at % 2], self.lives);
-                self.replicas[at] =
-                    Some(Replica::start(&self.world, &name, config(1)?, self.times)?);
+                self.start_one(at)?;
             }
         }
         Ok(())
@@ -356,10 +451,11 @@ impl Life {
                 over = self.outage().map(|lasts| at + lasts).or(over);
                 outage = self.after(self.plan.outages * DAY, lively);
             }
+            let played = self.play()?;
             let dead = { self.replicas.iter().zip(&self.again) }
                 .filter(|(replica, _)| replica.is_none())
                 .map(|(_, again)| *again);
-            let all = [Some(look), Some(end), act, outage, over];
+            let all = [Some(look), Some(end), act, outage, over, played];
             let next = all.into_iter().flatten().chain(dead).min().unwrap_or(end);
             tokio::select! {
                 biased;
@@ -374,7 +470,11 @@ impl Life {
     fn start_one(&mut self, at: usize) -> Result<()> {
         self.lives += 1;
         let name = format!("{}{}", ["a", "b"][at % 2], self.lives);
-        self.replicas[at] = Some(Replica::start(&self.world, &name, config(1)?, self.times)?);
+        let config = match self.text {
+            Some(text) => parsed(text)?,
+            None => config(1)?,
+        };
+        self.replicas[at] = Some(Replica::start(&self.world, &name, config, self.times)?);
         Ok(())
     }
 

@@ -2,7 +2,8 @@
 //!
 //! `simulation story SEED` tells one run. `simulation seeds SECONDS [FIRST]` lives as many seeds as fit, each in a process
 //! of its own, so that a seed is the same run wherever it stands. `simulation year` measures. `simulation planted` puts
-//! faults of the operator's on, one by one, and sees each found. `simulation shrink SEED` looks for the fewest faults,
+//! faults of the operator's on, one by one, and sees each found. `simulation scenes` plays the scenes that found the gravest
+//! faults, `simulation scene NAME` one of them, `simulation story-of NAME` tells it. `simulation shrink SEED` looks for the fewest faults,
 //! acts of users and Secrets with which a seed still fails, and `simulation story SEED FILE` tells the run with these.
 
 mod shrink;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use simulation::life::{Outcome, Plan};
 use simulation::parts::Part;
 use simulation::planted::{self, Planted};
+use simulation::scenes;
 
 /// Seeds under each planted fault before it counts as not found.
 const TRIES: u64 = 40;
@@ -44,11 +46,17 @@ fn main() -> Result<ExitCode> {
         ["shrink", seed] => shrunk(number(seed)?, None),
         ["shrink", seed, planted] => shrunk(number(seed)?, Some(planted)),
         ["year"] => year(),
+        ["scenes"] => scenes(),
+        ["scene", name] => one(scene(name)?, false),
+        ["story-of", name] => one(scene(name)?, true),
+        ["list-mends"] => mends(),
+        ["note", name, figure] => note(name, figure),
         ["seeds", seconds] => seeds(number(seconds)?, 1),
         ["seeds", seconds, first] => seeds(number(seconds)?, number(first)?),
         ["planted"] => planted(),
         _ => bail!(
-            "expected: story SEED [FILE [FAULT]], run SEED [FAULT], shrink SEED [FAULT], seeds SECONDS [FIRST], year, planted"
+            "expected: story SEED [FILE [FAULT]], run SEED [FAULT], shrink SEED [FAULT], seeds SECONDS [FIRST], year, planted, \
+             scenes, scene NAME, story-of NAME, list-mends, note FIGURE NUMBER"
         ),
     }
 }
@@ -61,10 +69,13 @@ fn number(text: &str) -> Result<u64> {
 /// A seed with the parts that a file lists, one a line (`-`: all that it has), and a planted fault.
 fn partly(seed: &str, file: &str, planted: Option<&str>) -> Result<Plan> {
     let named = |planted| Planted::named(planted).context("no fault has this name");
-    let planted = planted.map(named).transpose()?;
     let plan = Plan::of(number(seed)?);
+    let plan = match planted.map(named).transpose()? {
+        Some(planted) => plan.with(planted),
+        None => plan,
+    };
     if file == "-" {
-        return Ok(Plan { planted, ..plan });
+        return Ok(plan);
     }
     let text = fs::read_to_string(file).with_context(|| file.to_owned())?;
     let among: BTreeSet<Part> = text
@@ -72,7 +83,6 @@ fn partly(seed: &str, file: &str, planted: Option<&str>) -> Result<Plan> {
         .map(str::parse::<Part>)
         .collect::<Result<_, _>>()?;
     Ok(Plan {
-        planted,
         among: Some(among),
         until_one: true,
         ..plan
@@ -309,6 +319,52 @@ fn planted() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn scene(name: &str) -> Result<Plan> {
+    Plan::scene(name).context("no scene has this name")
+}
+
+/// Plays all scenes: as the operator is, each of them holds.
+fn scenes() -> Result<ExitCode> {
+    let mut failed = Vec::new();
+    for scene in &scenes::ALL {
+        let played = child(&["scene", scene.name], MOST)?;
+        let name = scene.name;
+        if played.held == Some(true) {
+            say(&format!("{name}: holds"))?;
+            continue;
+        }
+        say(&format!("{name}: does not hold; {}", scene.what))?;
+        let lines = played.out.lines().filter(|it| it.starts_with("VIOLATED"));
+        lines
+            .chain(played.err.lines().take(20))
+            .try_for_each(|line| say(&format!("  {line}")))?;
+        failed.push(name);
+    }
+    report(&[
+        ("simulation.scenes", json!(scenes::ALL.len())),
+        ("simulation.scenes_failed", json!(failed.len())),
+    ])?;
+    Ok(if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The scenes for which there is a patch that takes a mend back, each with the words of the check that finds it.
+fn mends() -> Result<ExitCode> {
+    let mended = scenes::ALL.iter().filter(|scene| !scene.words.is_empty());
+    for scene in mended {
+        say(&format!("{}\t{}\t{}", scene.name, scene.words, scene.what))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn note(name: &str, figure: &str) -> Result<ExitCode> {
+    report(&[(name, json!(number(figure)?))])?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A directory below `target`, made if there is none.

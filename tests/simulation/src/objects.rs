@@ -466,6 +466,9 @@ fn fits(key: &Key, object: &Value, wanted: &Value, of_uid: u16) -> Result<(), Re
 /// What the API server checks of the kinds that are written.
 fn valid(key: &Key, before: Option<&Value>, object: &Value) -> Result<(), Refusal> {
     let invalid = |message: &str| Err(Refusal::new(422, "Invalid", format!("{key}: {message}")));
+    if key.kind.plural == "ingresses" {
+        return admitted(object);
+    }
     if key.kind == &SECRETS {
         if object["type"] == "kubernetes.io/tls" {
             let has = |name: &str| !object["data"][name].is_null();
@@ -483,6 +486,27 @@ fn valid(key: &Key, before: Option<&Value>, object: &Value) -> Result<(), Refusa
         }
     }
     Ok(())
+}
+
+/// What ingress-nginx's webhook refuses: a path with a full stop that is not up to the implementation.
+fn admitted(ingress: &Value) -> Result<(), Refusal> {
+    let rules = ingress["spec"]["rules"].as_array().into_iter().flatten();
+    let paths = rules.filter_map(|rule| rule["http"]["paths"].as_array());
+    let refused = paths.flatten().find(|it| {
+        let has_stop = it["path"].as_str().is_some_and(|path| path.contains('.'));
+        it["pathType"] != "ImplementationSpecific" && has_stop
+    });
+    match refused {
+        None => Ok(()),
+        Some(it) => {
+            let (path, kind) = (&it["path"], &it["pathType"]);
+            let message = format!(
+                "admission webhook \"validate.nginx.ingress.kubernetes.io\" denied the request: ingress contains invalid \
+                 paths: path {path} cannot be used with pathType {kind}"
+            );
+            Err(Refusal::new(400, "BadRequest", message))
+        }
+    }
 }
 
 /// RFC 7386.

@@ -10,7 +10,7 @@ use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 use crate::checks::{annotation, data};
-use crate::objects::{DEPLOYMENTS, Key, SECRETS, merge, timestamp};
+use crate::objects::{CONFIG_MAPS, DEPLOYMENTS, Key, SECRETS, merge, timestamp};
 use crate::world::{HOME, State};
 
 /// A fault.
@@ -18,7 +18,7 @@ use crate::world::{HOME, State};
 pub struct Planted(pub &'static str);
 
 /// All of them: the name, what it is, and words of the check that finds it.
-pub const ALL: [(&str, &str, &str); 12] = [
+pub const ALL: [(&str, &str, &str); 14] = [
     (
         "gate",
         "a replica writes although it does not lead",
@@ -53,6 +53,16 @@ pub const ALL: [(&str, &str, &str); 12] = [
         "left",
         "the order's record is not deleted",
         "is left in the end",
+    ),
+    (
+        "before",
+        "the order's record is deleted before the certificate is written",
+        "without a cause",
+    ),
+    (
+        "uncounted",
+        "certificates are not counted in the ledger",
+        "more often than the CA allows",
     ),
     (
         "window",
@@ -107,6 +117,7 @@ impl State {
         if self.planted_is("leaf") && key.kind == &DEPLOYMENTS {
             self.confuse(key, patch);
         }
+        self.uncount(key, patch);
         if self.planted_is("key") && of_users && data(patch, "tls.key").is_some() {
             let other = KeyPair::generate().unwrap_or_else(|error| panic!("{error}"));
             patch["data"]["tls.key"] = json!(BASE64_STANDARD.encode(other.serialize_pem()));
@@ -121,6 +132,47 @@ impl State {
                 let value = format!("{} {} {uid}", it.fingerprint, timestamp(it.not_after));
                 patch["metadata"]["annotations"][keys::ROLLED_OUT] = json!(value);
             }
+        }
+    }
+
+    /// Takes the certificates out of what is written of the ledger.
+    pub fn uncount(&self, key: &Key, body: &mut Value) {
+        let is_ledger = key.kind == &CONFIG_MAPS && key.namespace == HOME;
+        if !is_ledger || !self.planted_is("uncounted") {
+            return;
+        }
+        let entries = body["data"].as_object_mut().into_iter().flatten();
+        for (_, entry) in entries {
+            let text = entry.as_str().unwrap_or_default();
+            let Ok(Value::Object(mut account)) = serde_json::from_str(text) else {
+                continue;
+            };
+            account.retain(|name, _| !matches!(name.as_str(), "unscheduled" | "scheduled"));
+            *entry = json!(Value::Object(account).to_string());
+        }
+    }
+
+    /// Deletes the record of a Secret's order when the certificate is on its way into the Secret.
+    pub fn forget_order(&mut self, path: &str, body: &[u8]) {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let ["api", "v1", "namespaces", namespace, "secrets", name] = *parts.as_slice() else {
+            return;
+        };
+        let patch: Value = serde_json::from_slice(body).unwrap_or_default();
+        if namespace == HOME || patch["data"].is_null() || !self.planted_is("before") {
+            return;
+        }
+        let is_of_it = |record: &Value| {
+            let order = data(record, "order.json").unwrap_or_default();
+            let order: Value = serde_json::from_str(&order).unwrap_or_default();
+            order["namespace"] == namespace && order["name"] == name
+        };
+        let record = { self.objects.list(&SECRETS, Some(HOME)) }
+            .find(|(_, record)| is_of_it(record))
+            .map(|(key, _)| key.clone());
+        if let Some(record) = record {
+            // It was just found.
+            let _ = self.objects.delete(&record, &Value::Null);
         }
     }
 

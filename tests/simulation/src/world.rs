@@ -2,7 +2,7 @@
 //!
 //! One thread, one lock, which is never held across a wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::authority::Authority;
 use crate::chance::Chance;
 use crate::checks::Checks;
-use crate::objects::Objects;
+use crate::objects::{Key, Objects};
 use crate::planted::Planted;
 use crate::story::Story;
 use crate::weather::Weather;
@@ -48,6 +48,8 @@ pub struct State {
     pub planted: Option<Planted>,
     /// The replicas that are to die, by name.
     pub doomed: Vec<String>,
+    /// Deployments whose new pods do not become ready.
+    pub broken: BTreeSet<Key>,
     /// Challenge ports of the living replicas, by name.
     pub ports: BTreeMap<String, axum::Router>,
     /// Requests of operators, all and those that may change something.
@@ -79,6 +81,7 @@ impl World {
             checks: Checks::default(),
             planted: None,
             doomed: Vec::new(),
+            broken: BTreeSet::new(),
             ports: BTreeMap::new(),
             requests: Requests::default(),
         };

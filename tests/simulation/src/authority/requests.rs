@@ -362,6 +362,7 @@ async fn validate(world: World, number: usize) {
         let key = key.map(|(key, _)| key.as_str()).unwrap_or_default();
         let ports: Vec<&axum::Router> = now.ports.values().collect();
         let port = ports.get(number % ports.len().max(1)).copied().cloned();
+        let port = port.filter(|_| now.ca.reaches);
         (
             it.token.clone(),
             it.name.clone(),

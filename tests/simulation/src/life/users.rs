@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The number of the act of emptying a Secret.
+pub(super) const EMPTIES: u64 = 3;
+
 impl Life {
     pub(super) fn annotate(&self, key: &Key, name: &str, value: Option<String>) {
         let mut now = self.world.now();
@@ -18,7 +21,8 @@ impl Life {
     /// A user does something.
     pub(super) fn act(&mut self) -> Result<()> {
         let key = self.chance.pick(&self.secrets).clone();
-        let what = self.chance.below(11);
+        let drawn = self.chance.below(11);
+        let what = self.plan.act.unwrap_or(drawn);
         // All is drawn before anything is done, so that an act that is left out changes no later one.
         let number = match what {
             0 | 7 => self.chance.draw(),
@@ -52,7 +56,7 @@ impl Life {
                 };
                 self.annotate(&key, keys::NAMES, Some(names));
             }
-            3 => {
+            EMPTIES => {
                 tell("empties");
                 self.before.insert(key.clone(), held.unwrap_or_default());
                 let empty = json!({"tls.crt": "", "tls.key": ""});
@@ -95,11 +99,7 @@ impl Life {
                 now.caused(&key);
             }
             7 => {
-                let of = Key::new(
-                    &DEPLOYMENTS,
-                    &key.namespace,
-                    &key.name.replace("tls", "web"),
-                );
+                let of = user_of(&key);
                 self.world.tell("user", format_args!("restarts {of}"));
                 let value = number.to_string();
                 self.world.now().objects.set(&of, |it| {
@@ -107,11 +107,7 @@ impl Life {
                 });
             }
             8 => {
-                let of = Key::new(
-                    &DEPLOYMENTS,
-                    &key.namespace,
-                    &key.name.replace("tls", "web"),
-                );
+                let of = user_of(&key);
                 self.world
                     .tell("user", format_args!("scales {of} to {number}"));
                 self.world
@@ -140,7 +136,7 @@ impl Life {
         Ok(())
     }
 
-    fn hold(&self, key: &Key, data: &Value) {
+    pub(super) fn hold(&self, key: &Key, data: &Value) {
         let mut now = self.world.now();
         now.objects.set(key, |secret| secret["data"] = data.clone());
         now.caused(key);

@@ -59,14 +59,22 @@ simulation: ## New seeds of a simulated cluster for a minute, those that fail by
 	$(SIMULATION) seeds 60 $(SIMULATION_FIRST)
 
 .PHONY: simulate
-simulate: ## Years in minutes: a measured year, planted faults, and seeds for SIMULATION_SECONDS; or the story of one (SEED=7)
+simulate: ## Years in minutes: a measured year, scenes, planted faults, and seeds for SIMULATION_SECONDS; or one story (SEED=7, SCENE=T9)
 ifdef SEED
 	@$(SIMULATION) story $(SEED)
+else ifdef SCENE
+	@$(SIMULATION) story-of $(SCENE)
 else
 	$(SIMULATE) year
+	$(SIMULATE) scenes
 	$(SIMULATE) planted
 	$(SIMULATE) seeds $(SIMULATION_SECONDS) $(SIMULATION_FIRST)
 endif
+
+.PHONY: planted-mends
+planted-mends: ## Take the mends of faults that only time shows back, one by one: the simulation has to find each fault
+	$(SIMULATE) scenes
+	CARGO="$(CARGO)" tests/mends.sh
 
 .PHONY: shrink
 shrink: ## The fewest faults, acts of users and Secrets with which a seed of the simulation still fails (SEED=7)

@@ -257,6 +257,10 @@ impl Requested<'_> {
             let found = headers.get(header::CONTENT_TYPE);
             found.is_some_and(|it| it == kind)
         };
+        let merges = *self.method == Method::PATCH && is_of("application/merge-patch+json");
+        if !body.is_null() && !merges {
+            self.world.now().sent(asked.kind, &body);
+        }
         // Events are for people: they are taken and not kept.
         if asked.kind.plural == "events" {
             return json_answer(
@@ -317,6 +321,7 @@ impl Requested<'_> {
                 {
                     let mut now = self.world.now();
                     now.distort(&key, &mut body);
+                    now.sent(key.kind, &body);
                     now.patches(&key, &body);
                     if let Some(object) = now.pretends(&key, &body) {
                         return json_answer(200, &object);

@@ -17,6 +17,7 @@ use crate::chance::Chance;
 use crate::checks::user_of;
 use crate::clock;
 use crate::controllers;
+use crate::leaks::Log;
 use crate::objects::{Key, SECRETS};
 use crate::operator::Replica;
 use crate::parts::{self, Part};
@@ -185,7 +186,9 @@ impl Plan {
             .build()?;
         runtime.block_on(async move {
             clock::begin();
-            Life::begin(self, printed)?.live().await
+            let life = Life::begin(self, printed)?;
+            let _log = tracing::subscriber::set_default(Log::of(&life.world));
+            life.live().await
         })
     }
 }

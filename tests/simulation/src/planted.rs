@@ -18,7 +18,7 @@ use crate::world::{HOME, State};
 pub struct Planted(pub &'static str);
 
 /// All of them: the name, what it is, and words of the check that finds it.
-pub const ALL: [(&str, &str, &str); 14] = [
+pub const ALL: [(&str, &str, &str); 15] = [
     (
         "gate",
         "a replica writes although it does not lead",
@@ -75,6 +75,11 @@ pub const ALL: [(&str, &str, &str); 14] = [
         "with another key",
     ),
     (
+        "leak",
+        "a private key is written into an annotation too",
+        "a private key leaves",
+    ),
+    (
         "unwritten",
         "a certificate is taken for written and is not",
         "without a cause",
@@ -118,6 +123,9 @@ impl State {
             self.confuse(key, patch);
         }
         self.uncount(key, patch);
+        if let Some(private) = data(patch, "tls.key").filter(|_| self.planted_is("leak")) {
+            patch["metadata"]["annotations"]["example.com/note"] = json!(private);
+        }
         if self.planted_is("key") && of_users && data(patch, "tls.key").is_some() {
             let other = KeyPair::generate().unwrap_or_else(|error| panic!("{error}"));
             patch["data"]["tls.key"] = json!(BASE64_STANDARD.encode(other.serialize_pem()));

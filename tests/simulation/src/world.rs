@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::authority::Authority;
 use crate::chance::Chance;
 use crate::checks::Checks;
+use crate::leaks::Keys;
 use crate::objects::{Key, Objects};
 use crate::planted::Planted;
 use crate::story::Story;
@@ -46,6 +47,8 @@ pub struct State {
     pub checks: Checks,
     /// A fault of the operator's that is put on between it and the world.
     pub planted: Option<Planted>,
+    /// The private keys that were seen in Secrets.
+    pub keys: Keys,
     /// The replicas that are to die, by name.
     pub doomed: Vec<String>,
     /// Deployments whose new pods do not become ready.
@@ -80,6 +83,7 @@ impl World {
             story,
             checks: Checks::default(),
             planted: None,
+            keys: Keys::default(),
             doomed: Vec::new(),
             broken: BTreeSet::new(),
             ports: BTreeMap::new(),
@@ -94,6 +98,12 @@ impl World {
     /// The world as it is now.
     pub fn now(&self) -> MutexGuard<'_, State> {
         self.0.state.lock()
+    }
+
+    /// The same, if nobody holds it.
+    #[must_use]
+    pub fn try_now(&self) -> Option<MutexGuard<'_, State>> {
+        self.0.state.try_lock()
     }
 
     /// Writes a line of the story.

@@ -161,6 +161,7 @@ fn carry_out(
         Ok(signed) => signed,
         Err(said) => return said,
     };
+    now.left("a request to the CA", &payload.to_string());
     let ca = &mut now.ca;
     match what {
         "new-account" => new_account(ca, &account, &payload),

@@ -13,6 +13,7 @@ pub mod chance;
 pub mod checks;
 pub mod clock;
 pub mod controllers;
+pub mod found;
 pub mod leaks;
 pub mod life;
 pub mod objects;

@@ -9,7 +9,7 @@
 mod shrink;
 mod system;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use simulation::found;
 use simulation::life::{Outcome, Plan};
 use simulation::parts::Part;
 use simulation::planted::{self, Planted};
@@ -50,7 +51,7 @@ fn main() -> Result<ExitCode> {
         ["scene", name] => one(scene(name)?, false),
         ["story-of", name] => one(scene(name)?, true),
         ["list-mends"] => mends(),
-        ["note", name, figure] => note(name, figure),
+        ["note", name, count] => note(name, count),
         ["seeds", seconds] => seeds(number(seconds)?, 1),
         ["seeds", seconds, first] => seeds(number(seconds)?, number(first)?),
         ["planted"] => planted(),
@@ -239,11 +240,29 @@ fn seeds(seconds: u64, first: u64) -> Result<ExitCode> {
         "{count} seeds, {years:.1} years, {} failures: {failed:?}",
         failed.len()
     ))?;
-    report(&[
-        ("simulation.seeds", json!(count)),
-        ("simulation.years", json!(years)),
-        ("simulation.failures", json!(failed.len())),
-    ])?;
+    let found = found::ALL.iter();
+    let found: Vec<String> = found
+        .map(|it| format!("{}: {} ({})", it.by, it.cause, it.commit))
+        .collect();
+    report(
+        "make simulate",
+        &[
+            figure("simulation.seeds", count, "seeds"),
+            figure("simulation.years", years, "years"),
+            (
+                "simulation.failures",
+                json!(failed.len()),
+                "seeds",
+                failed.iter().map(|seed| format!("{seed} ")).collect(),
+            ),
+            (
+                "simulation.faults_found",
+                json!(found.len()),
+                "faults",
+                found.join("; "),
+            ),
+        ],
+    )?;
     Ok(if failed.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -274,7 +293,10 @@ fn year() -> Result<ExitCode> {
         say(&format!("VIOLATED {violation}"))?;
     }
     say(&format!("{} {rate:.2} years a minute", summary(&outcome)))?;
-    report(&[("simulation.years_per_minute", json!(rate))])?;
+    report(
+        "make simulate",
+        &[figure("simulation.years_per_minute", rate, "years")],
+    )?;
     Ok(if outcome.violations.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -284,7 +306,7 @@ fn year() -> Result<ExitCode> {
 
 /// Sees each planted fault found.
 fn planted() -> Result<ExitCode> {
-    let mut missed = Vec::new();
+    let (mut missed, mut by_seeds) = (Vec::new(), Vec::new());
     for (name, what, words) in planted::ALL {
         let began = Instant::now();
         let mut found = None;
@@ -299,9 +321,12 @@ fn planted() -> Result<ExitCode> {
         }
         let seconds = began.elapsed().as_secs();
         match found {
-            Some((seed, violation)) => say(&format!(
-                "{name}: {what}: found by seed {seed} in {seconds} s: {violation}"
-            ))?,
+            Some((seed, violation)) => {
+                by_seeds.push(format!("{name} by seed {seed} in {seconds} s"));
+                say(&format!(
+                    "{name}: {what}: found by seed {seed} in {seconds} s: {violation}"
+                ))?;
+            }
             None => {
                 say(&format!(
                     "{name}: {what}: not found by {TRIES} seeds in {seconds} s"
@@ -310,10 +335,18 @@ fn planted() -> Result<ExitCode> {
             }
         }
     }
-    report(&[
-        ("simulation.planted", json!(planted::ALL.len())),
-        ("simulation.planted_missed", json!(missed.len())),
-    ])?;
+    report(
+        "make simulate",
+        &[
+            (
+                "simulation.planted",
+                json!(planted::ALL.len()),
+                "faults",
+                by_seeds.join(", "),
+            ),
+            figure("simulation.planted_missed", missed.len(), "faults"),
+        ],
+    )?;
     Ok(if missed.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -342,10 +375,18 @@ fn scenes() -> Result<ExitCode> {
             .try_for_each(|line| say(&format!("  {line}")))?;
         failed.push(name);
     }
-    report(&[
-        ("simulation.scenes", json!(scenes::ALL.len())),
-        ("simulation.scenes_failed", json!(failed.len())),
-    ])?;
+    report(
+        "make simulate",
+        &[
+            figure("simulation.scenes", scenes::ALL.len(), "scenes"),
+            (
+                "simulation.scenes_failed",
+                json!(failed.len()),
+                "scenes",
+                failed.join(" "),
+            ),
+        ],
+    )?;
     Ok(if failed.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -362,8 +403,10 @@ fn mends() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn note(name: &str, figure: &str) -> Result<ExitCode> {
-    report(&[(name, json!(number(figure)?))])?;
+/// Notes a figure that a script has counted.
+fn note(name: &str, count: &str) -> Result<ExitCode> {
+    let count = number(count)?;
+    report("make planted-mends", &[figure(name, count, "mends")])?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -375,14 +418,35 @@ pub(crate) fn directory(name: &str) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Adds figures to `target/bench/simulation.json`.
-fn report(figures: &[(&str, Value)]) -> Result<()> {
-    let file = directory("bench")?.join("simulation.json");
-    let former = fs::read_to_string(&file).ok();
-    let former = former.and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    let mut all = former.filter(Value::is_object).unwrap_or_else(|| json!({}));
-    for (name, value) in figures {
-        all[*name] = value.clone();
+/// A figure: its name, its value, its unit, and what else is said of it.
+type Figure<'a> = (&'a str, Value, &'a str, String);
+
+fn figure<'a>(name: &'a str, value: impl Into<Value>, unit: &'a str) -> Figure<'a> {
+    (name, value.into(), unit, String::new())
+}
+
+/// Puts figures into `target/bench/simulation.json`, beside those of runs before, of the model and of the comparison with
+/// the real API server.
+fn report(command: &str, figures: &[Figure<'_>]) -> Result<()> {
+    let bench = directory("bench")?;
+    let mut all: BTreeMap<String, Value> = BTreeMap::new();
+    // Those of the others are newer than what was taken over of them.
+    for file in ["simulation.json", "model.json", "simulated.json"] {
+        let text = fs::read_to_string(bench.join(file)).unwrap_or_default();
+        let list: Vec<Value> = serde_json::from_str(&text).unwrap_or_default();
+        for figure in list {
+            let name = figure["name"].as_str().unwrap_or_default().to_owned();
+            all.insert(name, figure);
+        }
     }
-    fs::write(&file, serde_json::to_string_pretty(&all)?).context("simulation.json")
+    for (name, value, unit, note) in figures {
+        let mut figure = json!({"name": name, "value": value, "unit": unit, "command": command});
+        if !note.is_empty() {
+            figure["note"] = json!(note);
+        }
+        all.insert((*name).to_owned(), figure);
+    }
+    let list = Value::from_iter(all.into_values());
+    let file = bench.join("simulation.json");
+    fs::write(&file, format!("{list:#}\n")).context("simulation.json")
 }

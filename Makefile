@@ -59,11 +59,13 @@ simulation: ## New seeds of a simulated cluster for a minute, those that fail by
 	$(SIMULATION) seeds 60 $(SIMULATION_FIRST)
 
 .PHONY: simulate
-simulate: ## Years in minutes: a measured year, scenes, planted faults, and seeds for SIMULATION_SECONDS; or one story (SEED=7, SCENE=T9)
+simulate: ## Years in minutes: a measured year, scenes, planted faults, and seeds for SIMULATION_SECONDS; or one story (SEED=7, SCENE=T9), a million Secrets on paper (SCALE=1)
 ifdef SEED
 	@$(SIMULATION) story $(SEED)
 else ifdef SCENE
 	@$(SIMULATION) story-of $(SCENE)
+else ifdef SCALE
+	$(SIMULATE) scale
 else
 	$(SIMULATE) year
 	$(SIMULATE) scenes

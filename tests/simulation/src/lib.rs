@@ -21,6 +21,7 @@ pub mod operator;
 pub mod parts;
 pub mod patches;
 pub mod planted;
+pub mod scale;
 pub mod scenes;
 pub mod story;
 pub mod weather;

@@ -24,7 +24,7 @@ use simulation::found;
 use simulation::life::{Outcome, Plan};
 use simulation::parts::Part;
 use simulation::planted::{self, Planted};
-use simulation::scenes;
+use simulation::{scale, scenes};
 
 /// Seeds under each planted fault before it counts as not found.
 const TRIES: u64 = 40;
@@ -48,6 +48,7 @@ fn main() -> Result<ExitCode> {
         ["shrink", seed, planted] => shrunk(number(seed)?, Some(planted)),
         ["year"] => year(),
         ["scenes"] => scenes(),
+        ["scale"] => scale(),
         ["scene", name] => one(scene(name)?, false),
         ["story-of", name] => one(scene(name)?, true),
         ["list-mends"] => mends(),
@@ -57,7 +58,7 @@ fn main() -> Result<ExitCode> {
         ["planted"] => planted(),
         _ => bail!(
             "expected: story SEED [FILE [FAULT]], run SEED [FAULT], shrink SEED [FAULT], seeds SECONDS [FIRST], year, planted, \
-             scenes, scene NAME, story-of NAME, list-mends, note FIGURE NUMBER"
+             scenes, scale, scene NAME, story-of NAME, list-mends, note FIGURE NUMBER"
         ),
     }
 }
@@ -302,6 +303,35 @@ fn year() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Secrets of the year on paper.
+const MANY: u32 = 1_000_000;
+
+/// Goes through a year of a million Secrets on paper, and draws it.
+fn scale() -> Result<ExitCode> {
+    let year = scale::year(MANY)?;
+    let [ordinary, after] = year.most();
+    let failed: u64 = year.failed.iter().map(|it| u64::from(*it)).sum();
+    let least = year.least as f64 / 86_400.0;
+    say(&format!(
+        "{MANY} Secrets: {} renewals in a year; in an hour at most {ordinary}, after a day without a CA {after}, with {failed} \
+         tries that failed; no certificate had less than {least:.1} days left",
+        year.all()
+    ))?;
+    report(
+        "make simulate SCALE=1",
+        &[
+            figure("scale.renewals", year.all(), "renewals"),
+            figure("scale.renewals_per_hour_most", ordinary, "renewals"),
+            figure("scale.renewals_per_hour_after_outage", after, "renewals"),
+            figure("scale.tries_failed", failed, "tries"),
+            figure("scale.least_days_left", least, "days"),
+        ],
+    )?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    fs::write(root.join("docs/scale.svg"), year.drawn(MANY)).context("docs/scale.svg")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Sees each planted fault found.

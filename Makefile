@@ -62,6 +62,8 @@ simulation: ## New seeds of a simulated cluster for a minute, those that fail by
 simulate: ## Years in minutes: a measured year, scenes, planted faults, and seeds for SIMULATION_SECONDS; or one story (SEED=7, SCENE=T9), a million Secrets on paper (SCALE=1)
 ifdef SEED
 	@$(SIMULATION) story $(SEED)
+else ifdef WILD
+	@$(SIMULATION) story-wild $(WILD)
 else ifdef SCENE
 	@$(SIMULATION) story-of $(SCENE)
 else ifdef SCALE
@@ -71,6 +73,7 @@ else
 	$(SIMULATE) scenes
 	$(SIMULATE) planted
 	$(SIMULATE) seeds $(SIMULATION_SECONDS) $(SIMULATION_FIRST)
+	$(SIMULATE) wild-seeds $(SIMULATION_SECONDS) $(SIMULATION_FIRST)
 endif
 
 .PHONY: planted-mends

@@ -68,6 +68,8 @@ pub struct Authority {
     accounts: BTreeMap<String, String>,
     orders: Vec<Order>,
     authorizations: Vec<Authorization>,
+    /// Orders, authorizations and certificates before these numbers are forgotten.
+    wiped: [usize; 3],
     /// All certificates, by number.
     pub issued: Vec<Issued>,
     /// No new order before this instant, as it has told a replica.
@@ -170,6 +172,7 @@ impl Authority {
             accounts: BTreeMap::new(),
             orders: Vec::new(),
             authorizations: Vec::new(),
+            wiped: [0; 3],
             issued: Vec::new(),
             closed: BTreeMap::new(),
             failures: Vec::new(),
@@ -197,7 +200,7 @@ impl Authority {
         let serial = BASE64.decode(serial).ok()?;
         let serial = { serial.iter() }.fold(0_u64, |all, byte| (all << 8) | u64::from(*byte));
         let number = usize::try_from(serial.checked_sub(1)?).ok()?;
-        (number < self.issued.len() && identifier(number) == id).then_some(number)
+        (self.knows("cert", number) && identifier(number) == id).then_some(number)
     }
 
     /// Issues a certificate beside ACME, as it was before the run, and gives its key.
@@ -210,6 +213,25 @@ impl Authority {
         let number = self.issue(names, &public, (not_before, not_after), not_before, None);
         self.issued[number].at = not_before;
         (number, key.serialize_pem())
+    }
+
+    /// Forgets all accounts, orders and certificates, as one that is set up again with its old key.
+    pub fn wipe(&mut self) {
+        self.accounts.clear();
+        self.nonces.clear();
+        let (orders, authorizations) = (self.orders.len(), self.authorizations.len());
+        self.wiped = [orders, authorizations, self.issued.len()];
+    }
+
+    /// Whether it knows what has this number in a path.
+    fn knows(&self, what: &str, number: usize) -> bool {
+        let [orders, authorizations, certificates] = self.wiped;
+        match what {
+            "order" | "finalize" => (orders..self.orders.len()).contains(&number),
+            "authz" | "challenge" => (authorizations..self.authorizations.len()).contains(&number),
+            "cert" => (certificates..self.issued.len()).contains(&number),
+            _ => true,
+        }
     }
 
     /// Wants a certificate replaced at once, from now on.
@@ -344,7 +366,7 @@ impl Authority {
             self.settle(number);
         }
         let open = |order: &&Order| matches!(order.status, "pending" | "ready" | "processing");
-        self.orders.iter().filter(open).count()
+        self.orders[self.wiped[0]..].iter().filter(open).count()
     }
 }
 

@@ -28,6 +28,7 @@ use crate::world::{Requests, World};
 
 mod play;
 mod users;
+mod whims;
 
 use self::play::Habit;
 
@@ -58,6 +59,10 @@ pub struct Plan {
     pub acts: u64,
     /// Mean days between two outages; 0: there are none.
     pub outages: u64,
+    /// Mean days between two things that the CA does beside what it is asked for; 0: there are none.
+    pub whims: u64,
+    /// Of a thousand changes that watches tell, those that come late.
+    pub lags: u64,
     /// Users do this alone, by its number.
     pub act: Option<u64>,
     /// A scene to play.
@@ -116,11 +121,24 @@ impl Plan {
                 chance.between(24, 200)
             },
             outages: *chance.pick(&[0, 2, 20]),
+            whims: 0,
+            lags: 0,
             act: None,
             scene: None,
             planted: None,
             among: None,
             until_one: false,
+        }
+    }
+
+    /// The same seed with a CA that has whims and watches that lag behind.
+    #[must_use]
+    pub fn wild(seed: u64) -> Self {
+        let of_seed = Self::of(seed);
+        Self {
+            whims: (of_seed.days / 5).max(1),
+            lags: 20,
+            ..of_seed
         }
     }
 
@@ -210,8 +228,9 @@ struct Life {
     acts: u64,
     outages: u64,
     parts: BTreeSet<Part>,
-    /// How long the dead stay dead: by a chance of its own, so that one more death changes no user.
+    /// How long the dead stay dead: by a chance of its own, so that one more death changes no user. The same for whims.
     pauses: Chance,
+    whims: Chance,
     /// When the run began, how many of the scene's deeds are done, and its config.
     begun: Instant,
     done: usize,
@@ -265,6 +284,7 @@ impl Life {
             outages: 0,
             parts: BTreeSet::new(),
             pauses: Chance::new(plan.seed.wrapping_mul(5)),
+            whims: Chance::new(plan.seed.wrapping_mul(7)),
             begun: Instant::now(),
             done: 0,
             text: plan.scene.map(|scene| scene.config),
@@ -289,6 +309,7 @@ impl Life {
             now.weather.api = life.plan.api;
             now.weather.ca = life.plan.ca;
             now.weather.deaths = life.plan.deaths;
+            now.weather.lags = life.plan.lags;
             now.weather.only = life.plan.among.as_ref().map(parts::fates);
         }
         for number in 0..life.plan.secrets {
@@ -420,6 +441,7 @@ impl Life {
         let mut look = Instant::now();
         let mut act = self.after(self.plan.acts * 3_600, lively);
         let mut outage = self.after(self.plan.outages * DAY, lively);
+        let mut whim = self.after_whim(lively);
         let mut over: Option<Instant> = None;
         // A planted fault is found by one.
         let most = if self.plan.planted.is_some() || self.plan.until_one {
@@ -454,11 +476,15 @@ impl Life {
                 over = self.outage().map(|lasts| at + lasts).or(over);
                 outage = self.after(self.plan.outages * DAY, lively);
             }
+            if whim.is_some_and(|whim| whim <= at) {
+                self.whim();
+                whim = self.after_whim(lively);
+            }
             let played = self.play()?;
             let dead = { self.replicas.iter().zip(&self.again) }
                 .filter(|(replica, _)| replica.is_none())
                 .map(|(_, again)| *again);
-            let all = [Some(look), Some(end), act, outage, over, played];
+            let all = [Some(look), Some(end), act, outage, over, whim, played];
             let next = all.into_iter().flatten().chain(dead).min().unwrap_or(end);
             tokio::select! {
                 biased;

@@ -53,11 +53,14 @@ fn main() -> Result<ExitCode> {
         ["story-of", name] => one(scene(name)?, true),
         ["list-mends"] => mends(),
         ["note", name, count] => note(name, count),
-        ["seeds", seconds] => seeds(number(seconds)?, 1),
-        ["seeds", seconds, first] => seeds(number(seconds)?, number(first)?),
+        ["seeds", seconds] => seeds(number(seconds)?, 1, false),
+        ["seeds", seconds, first] => seeds(number(seconds)?, number(first)?, false),
+        ["wild-seeds", seconds, first] => seeds(number(seconds)?, number(first)?, true),
+        ["run-wild", seed] => one(Plan::wild(number(seed)?), false),
+        ["story-wild", seed] => one(Plan::wild(number(seed)?), true),
         ["planted"] => planted(),
         _ => bail!(
-            "expected: story SEED [FILE [FAULT]], run SEED [FAULT], shrink SEED [FAULT], seeds SECONDS [FIRST], year, planted, \
+            "expected: story SEED [FILE [FAULT]], run SEED [FAULT], shrink SEED [FAULT], seeds SECONDS [FIRST], year, planted, wild-seeds SECONDS FIRST, story-wild SEED, \
              scenes, scale, scene NAME, story-of NAME, list-mends, note FIGURE NUMBER"
         ),
     }
@@ -204,21 +207,26 @@ fn read(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
 }
 
 /// Lives seeds for so long.
-fn seeds(seconds: u64, first: u64) -> Result<ExitCode> {
+fn seeds(seconds: u64, first: u64, are_wild: bool) -> Result<ExitCode> {
+    let (run, asked) = if are_wild {
+        ("run-wild", "WILD")
+    } else {
+        ("run", "SEED")
+    };
     let began = Instant::now();
     let (mut count, mut days, mut failed) = (0_u64, 0_u64, Vec::new());
     for seed in first.. {
         if began.elapsed() >= Duration::from_secs(seconds) {
             break;
         }
-        let lived = child(&["run", &seed.to_string()], MOST)?;
+        let lived = child(&[run, &seed.to_string()], MOST)?;
         count += 1;
         let summary = lived.out.lines().next_back();
         let summary = summary.and_then(|it| serde_json::from_str::<Value>(it).ok());
         days += summary.and_then(|it| it["days"].as_u64()).unwrap_or(0);
         if lived.held != Some(true) {
             say(&format!(
-                "seed {seed} failed; `make simulate SEED={seed}` tells its story"
+                "seed {seed} failed; `make simulate {asked}={seed}` tells its story"
             ))?;
             if lived.held.is_none() {
                 say(&format!("  it has not ended within {} s", MOST.as_secs()))?;
@@ -233,7 +241,7 @@ fn seeds(seconds: u64, first: u64) -> Result<ExitCode> {
             failed.push(seed);
         }
     }
-    if let Some(first) = failed.first() {
+    if let Some(first) = failed.first().filter(|_| !are_wild) {
         shrink::shrink(*first, None, SHRINK)?;
     }
     let years = days as f64 / 365.0;
@@ -241,6 +249,19 @@ fn seeds(seconds: u64, first: u64) -> Result<ExitCode> {
         "{count} seeds, {years:.1} years, {} failures: {failed:?}",
         failed.len()
     ))?;
+    let names = if are_wild {
+        [
+            "simulation.wild_seeds",
+            "simulation.wild_years",
+            "simulation.wild_failures",
+        ]
+    } else {
+        [
+            "simulation.seeds",
+            "simulation.years",
+            "simulation.failures",
+        ]
+    };
     let found = found::ALL.iter();
     let found: Vec<String> = found
         .map(|it| format!("{}: {} ({})", it.by, it.cause, it.commit))
@@ -248,10 +269,10 @@ fn seeds(seconds: u64, first: u64) -> Result<ExitCode> {
     report(
         "make simulate",
         &[
-            figure("simulation.seeds", count, "seeds"),
-            figure("simulation.years", years, "years"),
+            figure(names[0], count, "seeds"),
+            figure(names[1], years, "years"),
             (
-                "simulation.failures",
+                names[2],
                 json!(failed.len()),
                 "seeds",
                 failed.iter().map(|seed| format!("{seed} ")).collect(),

@@ -60,6 +60,8 @@ pub enum Deed {
     Forget,
     /// The CA wants the Secret's certificate replaced at once.
     WantBack,
+    /// The CA loses its accounts, orders and certificates.
+    Wipe,
     /// The clock of the operator's machine is set by so many seconds.
     Clock(i64),
 }
@@ -87,7 +89,7 @@ const PLAIN: Scene = Scene {
 const ASKED: &str = "was asked for";
 
 /// All of them.
-pub static ALL: [Scene; 12] = [
+pub static ALL: [Scene; 13] = [
     Scene {
         name: "C1",
         what: "an order that the CA has ended holds its Secret for ever",
@@ -224,6 +226,19 @@ pub static ALL: [Scene; 12] = [
         has_info: true,
         hours: 48,
         deeds: &[(HOUR, Deed::WantBack)],
+        ..PLAIN
+    },
+    Scene {
+        name: "wiped",
+        what: "a CA that has lost its accounts and orders is asked by a new account",
+        deeds: &[
+            (HOUR, Deed::Annotate(keys::RENEW_NOW, "force-1")),
+            (2 * HOUR, Deed::Reach(false)),
+            (3 * HOUR, Deed::Annotate(keys::RENEW_NOW, "force-2")),
+            (3 * HOUR + MINUTE, Deed::Wipe),
+            (4 * HOUR, Deed::Reach(true)),
+            (5 * HOUR, Deed::Annotate(keys::RENEW_NOW, "force-3")),
+        ],
         ..PLAIN
     },
     Scene {

@@ -33,6 +33,8 @@ pub struct Weather {
     pub ca: u64,
     /// Of the writes, those at which the replica dies.
     pub deaths: u64,
+    /// Of the changes that a watch tells, those that come late, with all after them.
+    pub lags: u64,
     /// Whether the API server can be reached.
     pub api_up: bool,
     /// Whether the CA can.
@@ -54,6 +56,7 @@ impl Weather {
             api: 0,
             ca: 0,
             deaths: 0,
+            lags: 0,
             api_up: true,
             ca_up: true,
             only: None,
@@ -65,7 +68,7 @@ impl Weather {
 
     /// Nothing more goes wrong.
     pub fn clear(&mut self) {
-        (self.api, self.ca, self.deaths) = (0, 0, 0);
+        (self.api, self.ca, self.deaths, self.lags) = (0, 0, 0, 0);
         (self.api_up, self.ca_up) = (true, true);
         if let Some(only) = &mut self.only {
             *only = (Fates::new(), Fates::new());
@@ -75,6 +78,12 @@ impl Weather {
     /// Time on the way, there or back.
     pub fn way(&mut self) -> Duration {
         Duration::from_micros(self.chance.between(200, 3_000))
+    }
+
+    /// How late a watch tells what has changed.
+    pub fn lag(&mut self) -> Option<Duration> {
+        let is_late = self.lags > 0 && self.chance.in_thousand(self.lags);
+        is_late.then(|| Duration::from_millis(self.chance.between(1_000, 50_000)))
     }
 
     /// The fate of a request to the API server.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::stream;
 use http::{Response, header};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Asked, json_answer, status};
 use crate::objects::{Change, Key, Objects, Refusal};
@@ -183,6 +183,10 @@ impl Watching {
                 self.tell(&change);
             }
             if !self.ready.is_empty() {
+                let lag = self.world.now().weather.lag();
+                if let Some(lag) = lag {
+                    sleep(lag).await;
+                }
                 continue;
             }
             if timeout_at(self.until, changed.changed()).await.is_err() {

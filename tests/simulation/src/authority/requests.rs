@@ -163,6 +163,9 @@ fn carry_out(
     };
     now.left("a request to the CA", &payload.to_string());
     let ca = &mut now.ca;
+    if !ca.knows(what, number) {
+        return Said::problem(404, "malformed", "no such thing");
+    }
     match what {
         "new-account" => new_account(ca, &account, &payload),
         "account" => Said::json(200, &json!({"status": "valid"})),
@@ -172,7 +175,7 @@ fn carry_out(
             now.ordered(&replica, &names, said.code);
             said
         }
-        "order" if number < ca.orders.len() => {
+        "order" => {
             ca.settle(number);
             let said = Said::json(200, &ca.order_body(number));
             match ca.orders[number].status {
@@ -180,7 +183,7 @@ fn carry_out(
                 _ => said,
             }
         }
-        "authz" if number < ca.authorizations.len() => {
+        "authz" => {
             if payload["status"] == "deactivated" {
                 ca.authorizations[number].status = "deactivated";
             }
@@ -190,7 +193,7 @@ fn carry_out(
             }
             Said::json(200, &ca.authorization_body(number))
         }
-        "challenge" if number < ca.authorizations.len() => {
+        "challenge" => {
             let it = &mut ca.authorizations[number];
             if it.status == "pending" && it.challenge == "pending" {
                 it.challenge = "processing";
@@ -200,8 +203,8 @@ fn carry_out(
             let up = format!("<{BASE}/authz/{number}>;rel=\"up\"");
             Said::json(200, &body).with(header::LINK, up)
         }
-        "finalize" if number < ca.orders.len() => finalize(world, now, replica, number, &payload),
-        "cert" if number < ca.issued.len() => Said {
+        "finalize" => finalize(world, now, replica, number, &payload),
+        "cert" => Said {
             code: 200,
             body: ca.issued[number].chain.clone().into_bytes(),
             headers: vec![(
@@ -263,7 +266,8 @@ fn new_account(ca: &mut Authority, key: &str, payload: &Value) -> Said {
         return Said::problem(400, "accountDoesNotExist", "unknown");
     }
     let code = if known.is_some() { 200 } else { 201 };
-    let url = known.unwrap_or_else(|| format!("{BASE}/account/{}", ca.accounts.len()));
+    let number = ca.accounts.len() + ca.wiped.iter().sum::<usize>();
+    let url = known.unwrap_or_else(|| format!("{BASE}/account/{number}"));
     ca.accounts.insert(key.to_owned(), url.clone());
     Said::json(code, &json!({"status": "valid"})).with(header::LOCATION, url)
 }
@@ -310,8 +314,10 @@ fn new_order(ca: &mut Authority, account: String, payload: &Value) -> (Said, Vec
     }
     let mut authorizations = Vec::new();
     for name in &names {
-        let known = ca.authorizations.iter().position(|it| {
+        let mut all = ca.authorizations.iter().enumerate();
+        let known = all.position(|(at, it)| {
             ca.reuses
+                && ca.knows("authz", at)
                 && it.account == account
                 && it.name == *name
                 && it.status == "valid"

@@ -85,6 +85,11 @@ impl Life {
                     .wants_back(leaf.context("a certificate is wanted back")?);
                 now.asked(key);
             }
+            Deed::Wipe => {
+                let mut now = self.world.now();
+                now.ca.wipe();
+                now.caused(key);
+            }
             Deed::Clock(seconds) => clock::jump(seconds),
         }
         Ok(())

@@ -1,10 +1,12 @@
 //! Years in minutes: the whole operator on a cluster and a CA in memory, from a seed.
 //!
 //! `simulation story SEED` tells one run. `simulation seeds SECONDS [FIRST]` lives as many seeds as fit, each in a process
-//! of its own, so that a seed is the same run wherever it stands. `simulation year` measures. `simulation planted` puts
-//! faults of the operator's on, one by one, and sees each found. `simulation scenes` plays the scenes that found the gravest
-//! faults, `simulation scene NAME` one of them, `simulation story-of NAME` tells it. `simulation shrink SEED` looks for the fewest faults,
-//! acts of users and Secrets with which a seed still fails, and `simulation story SEED FILE` tells the run with these.
+//! of its own, so that a seed is the same run wherever it stands; `wild-seeds` the same with a CA that has whims and watches
+//! that lag behind. `simulation year` measures. `simulation planted` puts faults of the operator's on, one by one, and sees
+//! each found. `simulation scenes` plays the scenes that found the gravest faults, `simulation scene NAME` one of them,
+//! `simulation story-of NAME` tells it. `simulation scale` computes a year of a million Secrets. `simulation shrink SEED`
+//! looks for the fewest faults, acts of users and Secrets with which a seed still fails, and `simulation story SEED FILE`
+//! tells the run with these.
 
 mod shrink;
 mod system;
@@ -60,8 +62,8 @@ fn main() -> Result<ExitCode> {
         ["story-wild", seed] => one(Plan::wild(number(seed)?), true),
         ["planted"] => planted(),
         _ => bail!(
-            "expected: story SEED [FILE [FAULT]], run SEED [FAULT], shrink SEED [FAULT], seeds SECONDS [FIRST], year, planted, wild-seeds SECONDS FIRST, story-wild SEED, \
-             scenes, scale, scene NAME, story-of NAME, list-mends, note FIGURE NUMBER"
+            "expected: story SEED [FILE [FAULT]], run SEED [FAULT], shrink SEED [FAULT], seeds SECONDS [FIRST], wild-seeds SECONDS \
+             FIRST, story-wild SEED, year, planted, scale, scenes, scene NAME, story-of NAME, list-mends, note FIGURE NUMBER"
         ),
     }
 }

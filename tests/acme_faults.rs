@@ -16,6 +16,7 @@ use cert_renew::process::permit::Look;
 use cert_renew::process::write_gate::WriteGate;
 use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
+use serde_json::json;
 use test_bench::Result;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -330,11 +331,26 @@ async fn permission_for_a_request_is_asked_after_its_last_wait_each_time_it_is_s
                 } else {
                     let host = headers.get("host").and_then(|it| it.to_str().ok());
                     let host = host.unwrap_or_default();
-                    let body =
-                        format!(r#"{{"status": "ready", "finalize": "http://{host}/finalize"}}"#);
-                    (StatusCode::CREATED, location, body)
+                    let body = json!({
+                        "status": "pending", "authorizations": [format!("http://{host}/proof")],
+                        "finalize": format!("http://{host}/finalize"),
+                    });
+                    (StatusCode::CREATED, location, body.to_string())
                 }
             }
+        }
+    };
+    let proof = |headers: HeaderMap| async move {
+        let host = headers.get("host").and_then(|it| it.to_str().ok());
+        let url = format!("http://{}/challenge", host.unwrap_or_default());
+        let offered = json!([{"type": "http-01", "url": url, "token": "token"}]);
+        json!({"status": "pending", "challenges": offered}).to_string()
+    };
+    let challenge = {
+        let tell = tell.clone();
+        move || {
+            tell("challenge");
+            async { "{}" }
         }
     };
     let finalize = {
@@ -349,6 +365,8 @@ async fn permission_for_a_request_is_asked_after_its_last_wait_each_time_it_is_s
         .route("/nonce", get(nonce))
         .route("/account", post(account))
         .route("/order", post(order))
+        .route("/proof", post(proof))
+        .route("/challenge", post(challenge))
         .route("/finalize", post(finalize));
     let settings = IssuerSettings {
         rate_limiter: RateLimiter::default().per_second(1),
@@ -384,6 +402,17 @@ async fn permission_for_a_request_is_asked_after_its_last_wait_each_time_it_is_s
         "{refused:?}"
     );
     assert_eq!(take().0, ["nonce"], "nothing is ordered");
+    let pending = made.authorizations().await?;
+    let offered = &pending[0].challenges[0];
+    take();
+    let refused = made.set_ready_if(offered, may_not).await;
+    assert!(
+        matches!(refused, Err(RequestError::Refused("it is gone"))),
+        "{refused:?}"
+    );
+    assert_eq!(take().0, ["nonce"], "nothing is validated");
+    made.set_ready_if(offered, may).await.unwrap();
+    assert_eq!(take().0, ["nonce", "look", "challenge"]);
     let refused = made.finalize_if(b"request", may_not).await;
     assert!(
         matches!(refused, Err(RequestError::Refused("it is gone"))),

@@ -401,12 +401,42 @@ impl Order {
     /// # Errors
     /// When the CA refuses.
     pub async fn set_ready(&mut self, challenge: &Challenge) -> Result<(), Error> {
+        let told = self.told_ready(challenge, unasked).await;
+        told.map_err(RequestError::into_error)
+    }
+
+    /// [`Self::set_ready`], with a permit for each time that the request is about to be sent, as for
+    /// [`Client::new_order_if`].
+    ///
+    /// # Errors
+    /// As `may`, and as [`Self::set_ready`].
+    pub async fn set_ready_if<R, F>(
+        &mut self,
+        challenge: &Challenge,
+        may: impl Fn() -> F,
+    ) -> Result<(), RequestError<R>>
+    where
+        F: Future<Output = Result<Permit<()>, R>>,
+    {
+        let host = self.host.clone();
+        let before = || permitted(Action::Challenge, &host, may());
+        self.told_ready(challenge, before).await
+    }
+
+    async fn told_ready<R, F>(
+        &mut self,
+        challenge: &Challenge,
+        before: impl Fn() -> F,
+    ) -> Result<(), RequestError<R>>
+    where
+        F: Future<Output = Result<(), RequestError<R>>>,
+    {
         self.pending = None;
         if challenge.status == ChallengeStatus::Pending {
-            let answer = self
+            let posted = self
                 .client
-                .post(Action::Challenge, &challenge.url, b"{}")
-                .await?;
+                .post_after(Action::Challenge, &challenge.url, b"{}", before);
+            let answer = posted.await?;
             self.note_retry_after(&answer);
         }
         Ok(())

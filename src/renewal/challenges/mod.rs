@@ -87,24 +87,32 @@ impl Renewal<'_> {
     }
 
     /// Reports to the CA that the proofs are in place, and waits until it has validated them. Reports at once what the CA
-    /// says of a name that it will try again: the user may have to fix something first.
-    pub(super) async fn validate(
+    /// says of a name that it will try again: the user may have to fix something first. `may` looks at the Secret right
+    /// before each report, after the wait for the CA's other requests.
+    pub(super) async fn validate<R, F>(
         self,
-        permit: Permit<()>,
         uid: &str,
         order: &mut acme::Order,
         plan: &ProofPlan,
-    ) -> Result<(), Failure> {
-        permit.spend().ok_or(Failure::Outdated)?;
+        may: impl Fn() -> F,
+    ) -> Result<(), R>
+    where
+        R: From<Failure>,
+        F: Future<Output = Result<Permit<()>, R>>,
+    {
         for step in &plan.steps {
-            order.set_ready(step.challenge()?).await?;
+            match order.set_ready_if(step.challenge()?, &may).await {
+                Ok(()) => {}
+                Err(acme::RequestError::Refused(refused)) => return Err(refused),
+                Err(acme::RequestError::Failed(error)) => return Err(Failure::from(error).into()),
+            }
         }
         let (said, mut heard) = mpsc::unbounded_channel();
         let send = move |error| drop(said.send(error));
         let mut validated = pin!(order.wait_validated(Instant::now() + VALIDATION, send));
         loop {
             tokio::select! {
-                result = &mut validated => return Ok(result?),
+                result = &mut validated => return Ok(result.map_err(Failure::from)?),
                 Some(error) = heard.recv() => {
                     self.waits(uid, &Failure::Acme(error)).await;
                 }

@@ -144,8 +144,9 @@ impl Renewal<'_> {
         }
     }
 
-    /// Permission to have the names validated: the Secret still asks for them, and may change now.
-    async fn may_still_rehearse(
+    /// Permission to order at the staging CA and to have the names validated: the Secret still asks for them, and may
+    /// change now.
+    pub(in crate::renewal) async fn may_still_rehearse(
         self,
         fresh: &RenewalTarget,
         names: &[Name],
@@ -167,7 +168,9 @@ impl Renewal<'_> {
         names: &[Name],
     ) -> Result<(), Failure> {
         let client = self.all.issuers.ready(name, issuer).await?;
-        let mut order = client.new_order(names, OrderRequest::default()).await?;
+        let may = move || self.may_still_rehearse(fresh, names);
+        let request = OrderRequest::default();
+        let mut order = client.new_order_if(names, request, may).await?;
         let plan = ProofPlan::make(&self.shared.config(), order.authorizations().await?).await?;
         let stored = order_records::Order {
             namespace: self.key.namespace.to_string(),
@@ -206,8 +209,7 @@ impl Renewal<'_> {
             let plan = self
                 .prepare_challenges(&mut record, &mut order, manner)
                 .await?;
-            let permit = self.may_still_rehearse(fresh, names).await?;
-            self.validate(permit, fresh.uid(), &mut order, &plan).await
+            self.validate(fresh.uid(), &mut order, &plan, may).await
         };
         let result = timeout(REHEARSAL, proving).await.unwrap_or_else(|_| {
             let late = Failure::NoSolver("the names were not proven within five minutes".into());

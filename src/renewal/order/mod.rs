@@ -469,6 +469,9 @@ mod tests {
             assert_eq!(permit.is_ok(), may, "{why}");
             let unwanted = matches!(permit, Err(Failure::Unwanted));
             assert_eq!(unwanted, !may, "{why}");
+            // A rehearsal proves names alone, with a key that is not used.
+            let rehearses = renewal.may_still_rehearse(&fresh, &names).await;
+            assert_eq!(rehearses.is_ok(), may || why == "another key", "{why}");
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::process::permit::Permit;
 use crate::renewal::challenges::Patience;
 use crate::renewal::challenges::ways::ProofPlan;
 use crate::renewal::outcome::failure::Failure;
-use crate::renewal::outcome::{Outcome, Progress};
+use crate::renewal::outcome::{NotTaken, Outcome, Progress};
 use crate::renewal::renewals::{Renewal, Renewals};
 use crate::renewal::target::{Readiness, RenewalTarget};
 use crate::telemetry::metrics::RenewalStep;
@@ -186,12 +186,12 @@ impl Renewal<'_> {
         if order.status() == OrderStatus::Pending {
             let manner = (plan.take(), Patience::Briefly);
             let plan = self.prepare_challenges(record, order, manner).await?;
-            let permit = match self.look(record).await? {
-                Readiness::Go(permit, _) => permit,
-                Readiness::Waits(until) => return Ok(Progress::Waits(until)),
-            };
-            self.validate(permit, &record.order.uid, order, &plan)
-                .await?;
+            let record = &*record;
+            let may = move || self.may_validate(record);
+            let validated = self.validate(&record.order.uid, order, &plan, may);
+            if let Err(not_taken) = validated.await {
+                return not_taken.progress();
+            }
             took(&self.shared.metrics, record, RenewalStep::Prove, started);
             tracing::info!(
                 secret = %self.key, step = Stage::Prove.name(), issuer = record.order.issuer, order = record.order.url, "validated"
@@ -209,7 +209,7 @@ impl Renewal<'_> {
             let may = move || self.may_finalize(record, client);
             match order.finalize_if(&request, may).await {
                 Ok(()) => {}
-                Err(acme::RequestError::Refused(ended)) => return *ended,
+                Err(acme::RequestError::Refused(not_taken)) => return not_taken.progress(),
                 Err(acme::RequestError::Failed(error)) => return Err(error.into()),
             }
         }
@@ -238,6 +238,17 @@ impl Renewal<'_> {
 }
 
 impl Renewal<'_> {
+    /// Permission to have the CA validate a name of the order: the Secret still wants the order, and may change now.
+    ///
+    /// # Errors
+    /// With what becomes of the order otherwise.
+    async fn may_validate(self, record: &Record) -> Result<Permit<()>, NotTaken> {
+        match self.look(record).await? {
+            Readiness::Go(permit, _) => Ok(permit),
+            Readiness::Waits(until) => Err(NotTaken::Waits(until)),
+        }
+    }
+
     /// Permission to have the CA issue the certificate: the Secret still asks for it, and for this key, and may change
     /// now.
     ///
@@ -247,22 +258,20 @@ impl Renewal<'_> {
         self,
         record: &Record,
         client: &acme::Client,
-    ) -> Result<Permit<()>, Box<Result<Progress, Failure>>> {
-        let fails = |failure: Failure| Box::new(Err::<Progress, _>(failure));
-        let (permit, fresh) = match self.look(record).await.map_err(fails)? {
+    ) -> Result<Permit<()>, NotTaken> {
+        let (permit, fresh) = match self.look(record).await? {
             Readiness::Go(permit, fresh) => (permit, fresh),
-            Readiness::Waits(until) => return Err(Box::new(Ok(Progress::Waits(until)))),
+            Readiness::Waits(until) => return Err(NotTaken::Waits(until)),
         };
         let ordered = record.order.profile.as_deref();
         let takes = fresh.takes_profile(client, ordered).await;
-        let takes = takes.map_err(|error| fails(error.into()))?;
-        let new_key = PrivateKey::from_pem(record.key.as_bytes());
-        let new_key = new_key.map_err(|error| fails(error.into()))?;
+        let takes = takes.map_err(Failure::from)?;
+        let new_key = PrivateKey::from_pem(record.key.as_bytes()).map_err(Failure::from)?;
         let fits = takes && fresh.awaits(&record.order, UnixTime::now());
         if fits && fresh.asks_for(&new_key) {
             Ok(permit)
         } else {
-            Err(fails(Failure::Unwanted))
+            Err(Failure::Unwanted.into())
         }
     }
 }

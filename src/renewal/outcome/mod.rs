@@ -18,6 +18,7 @@ use super::renewals::Renewal;
 use super::target::RenewalTarget;
 use crate::cluster::events;
 use crate::renewal::limits::validations::ValidationHold;
+use crate::renewal::outcome::failure::Failure;
 
 /// Delay for a Secret that another program writes; the watch brings it sooner when it changes.
 const OWNED: Duration = Duration::from_secs(3_600);
@@ -40,6 +41,33 @@ pub(super) enum Progress {
     Ended(Outcome),
     /// It goes on at this instant.
     Waits(UnixTime),
+}
+
+/// Why the next step of an order is not taken.
+pub(super) enum NotTaken {
+    /// The Secret may not change before this instant.
+    Waits(UnixTime),
+    /// It no longer asks for the order, or cannot be looked at.
+    Failed(Box<Failure>),
+}
+
+impl From<Failure> for NotTaken {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+impl NotTaken {
+    /// What becomes of the order.
+    ///
+    /// # Errors
+    /// With the failure, if there is one.
+    pub(super) fn progress(self) -> Result<Progress, Failure> {
+        match self {
+            Self::Waits(until) => Ok(Progress::Waits(until)),
+            Self::Failed(failure) => Err(*failure),
+        }
+    }
 }
 
 impl Renewal<'_> {

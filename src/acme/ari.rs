@@ -16,7 +16,7 @@ use serde_json::Value;
 use thiserror::Error as ThisError;
 
 use super::client::Client;
-use super::error::{Action, Error};
+use super::error::{Action, Error, Kind};
 use crate::acme::error::problem::Class;
 
 /// Shortest time between two polls (RFC 9773, 4.3.2 bounds Retry-After); a minute spares the CA.
@@ -182,6 +182,13 @@ fn interpret_error(error: Error, failures: u32, now: UnixTime) -> Poll {
 }
 
 impl Poll {
+    /// A poll without an answer in time, as by a temporary error; `failures` counts those in a row before it.
+    #[must_use]
+    pub fn late(directory: &str, failures: u32, now: UnixTime) -> Self {
+        let error = Error::new(Action::RenewalInfo, directory, Kind::TimedOut);
+        interpret_error(error, failures, now)
+    }
+
     /// Whether the CA asks for no such request for a while, for any certificate.
     #[must_use]
     pub fn is_limit(&self) -> bool {
@@ -229,7 +236,6 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::super::error::Kind;
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
@@ -361,5 +367,8 @@ mod tests {
                 "{shown}"
             );
         }
+        let late = Poll::late("https://ca.example/", 1, NOW);
+        assert_eq!(late.again.since(NOW).as_secs(), 120);
+        assert!(late.is_unreachable() && !late.is_limit(), "of one alone");
     }
 }

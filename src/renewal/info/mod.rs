@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) certificates: HashMap<SecretRef, Certificate>,
     /// Certificates in a row about which each issuer has failed to answer, none twice.
     pub(super) silent: HashMap<Arc<str>, HashSet<SecretRef>>,
+    /// Issuers that have answered about one of their certificates.
+    answering: HashSet<Arc<str>>,
     queues: Queues,
     /// When issuers may be asked again that were put off: new certificates keep to it too.
     not_before: HashMap<Arc<str>, UnixTime>,
@@ -227,12 +229,17 @@ impl State {
     }
 
     /// Whether the CA fails for every certificate. A repeated failure of the same certificate does not count.
+    ///
+    /// Nor does, once the CA has answered at all, a certificate about which it never has: whoever may edit a Secret can
+    /// put any number of such certificates there, but makes no CA fail for one that it knows.
     pub(super) fn is_outage(&mut self, question: &Question, unreachable: bool) -> bool {
         if !unreachable {
             self.silent.remove(&question.issuer);
             return false;
         }
-        if question.failures > 0 {
+        let known = self.certificates.get(&question.key);
+        let known = known.filter(|known| known.leaf == question.leaf);
+        if question.failures > 0 || !known.is_some_and(|known| self.tells_of_the_ca(known)) {
             return false;
         }
         let silent = self.silent.entry(Arc::clone(&question.issuer)).or_default();
@@ -244,12 +251,19 @@ impl State {
         outage
     }
 
-    /// Whether the certificates without an answer are of several namespaces, or of all that the issuer has.
+    /// Whether a failure about this certificate may be the CA's.
+    fn tells_of_the_ca(&self, known: &Certificate) -> bool {
+        known.window.is_some() || !self.answering.contains(&known.issuer)
+    }
+
+    /// Whether the certificates without an answer are of several namespaces, or of all that have some that count.
     fn is_everywhere(&self, issuer: &str) -> bool {
         let silent = self.silent.get(issuer).into_iter().flatten();
         let silent: HashSet<&str> = silent.map(|key| &*key.namespace).collect();
         let another = |(key, known): (&SecretRef, &Certificate)| {
-            *known.issuer == *issuer && !silent.contains(&*key.namespace)
+            *known.issuer == *issuer
+                && !silent.contains(&*key.namespace)
+                && self.tells_of_the_ca(known)
         };
         silent.len() >= SILENT_NAMESPACES || !self.certificates.iter().any(another)
     }
@@ -275,6 +289,7 @@ impl State {
             note = moved(known.window, window, at, poll.explanation.as_deref());
             known.window = Some(window);
             known.suggestion = Suggestion::At(at);
+            self.answering.insert(Arc::clone(&known.issuer));
         } else if known.suggestion == Suggestion::Unasked {
             // A window that was known before stays in force.
             known.suggestion = Suggestion::None;
@@ -536,6 +551,49 @@ mod tests {
         assert!(!answers("b", 0, true));
         assert!(!answers("d", 0, true));
         assert!(answers("e", 0, true));
+    }
+
+    #[test]
+    fn once_a_ca_has_answered_only_certificates_that_it_knows_tell_of_an_outage() {
+        let info = RenewalInfo::default();
+        let question = |namespace: &str, name: &str| Question {
+            key: SecretRef::new(namespace, name),
+            leaf: Fingerprint([1; 32]),
+            id: "".into(),
+            issuer: "le".into(),
+            failures: 0,
+        };
+        let answered = |namespace: &str, name: &str| {
+            let answer = poll(Some((500, 501)), 60);
+            let answered = info.lock().answered(&question(namespace, name), &answer);
+            assert!(answered.is_some());
+        };
+        let silent =
+            |namespace: &str, name: &str| info.lock().is_outage(&question(namespace, name), true);
+        let hostile = ["hostile-1", "hostile-2", "hostile-3", "hostile-4"];
+        for namespace in hostile.into_iter().chain(["shop"]) {
+            for name in ["a", "b", "c"] {
+                let key = SecretRef::new(namespace, name);
+                info.lock().insert(&key, certificate(100, "le"));
+            }
+        }
+        answered("shop", "a");
+        for namespace in hostile {
+            for name in ["a", "b", "c"] {
+                assert!(!silent(namespace, name), "{namespace} {name}");
+            }
+        }
+        answered("shop", "b");
+        answered("shop", "c");
+        assert!(!silent("shop", "a"));
+        assert!(!silent("shop", "b"));
+        assert!(silent("shop", "c"), "all of those that it knows");
+        // Another namespace of which it knows one has to be silent too.
+        answered("hostile-1", "a");
+        for name in ["a", "b", "c"] {
+            assert!(!silent("shop", name), "{name}");
+        }
+        assert!(silent("hostile-1", "a"));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use cert_renew_core::time::UnixTime;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::acme::ari::Poll;
 use crate::cluster::events::Reason;
 use crate::renewal::info::{Answer, BEAT, Question, Suggested};
 use crate::renewal::issuers;
@@ -59,28 +60,29 @@ impl Renewals {
     }
 
     async fn ask(&self, question: Question) -> (Question, Answer) {
-        let now = UnixTime::now();
+        let (now, deadline) = (UnixTime::now(), Instant::now() + DEADLINE);
         let Question { issuer, id, .. } = &question;
         let answer = async {
             let config = self.shared.config();
             let (Some(settings), Ok(id)) = (config.issuer(issuer), id.parse()) else {
                 return Answer::Issuer(now + UNUSABLE);
             };
-            let client = match self.issuers.ready(issuer, settings).await {
-                Ok(client) => client,
-                Err(issuers::Error::Limited(until)) => return Answer::Issuer(until),
-                Err(_) => return Answer::Issuer(now + UNUSABLE),
+            let client = match timeout_at(deadline, self.issuers.ready(issuer, settings)).await {
+                Ok(Ok(client)) => client,
+                Ok(Err(issuers::Error::Limited(until))) => return Answer::Issuer(until),
+                Ok(Err(_)) | Err(_) => return Answer::Issuer(now + UNUSABLE),
             };
-            match client.renewal_info(&id, question.failures, now).await {
-                Ok(Some(poll)) if poll.is_limit() => Answer::Issuer(poll.again),
-                Ok(Some(poll)) => Answer::Poll(poll),
-                Ok(None) => Answer::Issuer(now + NO_RENEWAL_INFO),
-                Err(_) => Answer::Issuer(now + UNUSABLE),
+            let asked = client.renewal_info(&id, question.failures, now);
+            match timeout_at(deadline, asked).await {
+                Ok(Ok(Some(poll))) if poll.is_limit() => Answer::Issuer(poll.again),
+                Ok(Ok(Some(poll))) => Answer::Poll(poll),
+                Ok(Ok(None)) => Answer::Issuer(now + NO_RENEWAL_INFO),
+                Ok(Err(_)) => Answer::Issuer(now + UNUSABLE),
+                // The CA may be slow about this certificate alone.
+                Err(_) => Answer::Poll(Poll::late(&settings.directory, question.failures, now)),
             }
         };
-        let answer = timeout(DEADLINE, answer)
-            .await
-            .unwrap_or(Answer::Issuer(now + UNUSABLE));
+        let answer = answer.await;
         (question, answer)
     }
 
@@ -145,7 +147,7 @@ mod tests {
     use cert_renew_core::secret::SecretRef;
 
     use super::*;
-    use crate::acme::ari::{Poll, Trouble};
+    use crate::acme::ari::Trouble;
     use crate::acme::{Action, Error};
     use crate::context::tests::without_an_answer;
     use crate::renewal::info::tests::certificate;

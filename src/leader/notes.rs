@@ -39,7 +39,7 @@ const AT_ONCE: u32 = 100;
 const APART: Duration = Duration::from_secs(5);
 /// Longest time between them, after which the count begins again.
 const LONGEST_APART: Duration = Duration::from_secs(3_600);
-/// Most Secrets whose last write is remembered.
+/// Most Secrets whose last write is remembered. Beyond it the namespace that has most of them makes room.
 const MOST_REMEMBERED: usize = 4_096;
 /// Time between two looks at what annotations name and what does not exist: it may have been made since.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
@@ -279,9 +279,27 @@ impl Writes {
     fn count(&mut self, now: Instant, key: &SecretRef) {
         let is_recent = |last: Instant| now.duration_since(last) < LONGEST_APART * 2;
         self.0.retain(|_, (last, _)| is_recent(*last));
-        if self.0.len() < MOST_REMEMBERED || self.0.contains_key(key) {
-            let (last, count) = self.0.entry(key.clone()).or_insert((now, 0));
-            (*last, *count) = (now, *count + 1);
+        if self.0.len() >= MOST_REMEMBERED && !self.0.contains_key(key) {
+            self.make_room();
+        }
+        let (last, count) = self.0.entry(key.clone()).or_insert((now, 0));
+        (*last, *count) = (now, *count + 1);
+    }
+
+    /// Forgets the oldest write of the namespace that has most.
+    fn make_room(&mut self) {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for key in self.0.keys() {
+            *counts.entry(&*key.namespace).or_default() += 1;
+        }
+        let most = counts
+            .into_iter()
+            .max_by_key(|(namespace, count)| (*count, *namespace));
+        let of_most = { self.0.iter() }
+            .filter(|(key, _)| most.is_some_and(|(namespace, _)| *key.namespace == *namespace));
+        let oldest = of_most.min_by_key(|(key, (last, _))| (*last, *key));
+        if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+            self.0.remove(&key);
         }
     }
 }
@@ -307,6 +325,24 @@ mod tests {
         }
         assert_eq!(written[..5], [0, 10, 30, 70, 150]);
         assert!(written.len() < 40, "{written:?}");
+    }
+
+    #[test]
+    fn a_namespace_with_very_many_writes_is_forgotten_before_others() {
+        let (mut writes, start) = (Writes::default(), Instant::now());
+        let shop = SecretRef::new("shop", "tls");
+        writes.count(start, &shop);
+        for number in 0..MOST_REMEMBERED + 10 {
+            let key = SecretRef::new("hostile", number.to_string());
+            writes.count(start, &key);
+            assert!(!writes.may(start, &key));
+        }
+        assert_eq!(writes.0.len(), MOST_REMEMBERED);
+        assert!(!writes.may(start, &shop));
+        let blog = SecretRef::new("blog", "tls");
+        writes.count(start, &blog);
+        assert!(!writes.may(start, &blog), "there is room for it");
+        assert_eq!(writes.0.len(), MOST_REMEMBERED);
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// Most that are remembered, each a series of the metric.
 const MOST: usize = 1_000;
-/// Most of one namespace, so that none hides those of the others.
+/// Most of one namespace, so that none hides those of the others. Where many namespaces fill the list, the one that has
+/// most makes room.
 const MOST_OF_NAMESPACE: usize = 100;
 /// Most Events at once in one namespace, then one a second.
 const AT_ONCE: u32 = 50;
@@ -32,6 +33,8 @@ const REMEMBERED: Duration = Duration::from_secs(86_400);
 #[derive(Debug)]
 pub struct Strays {
     known: HashMap<SecretRef, Known>,
+    /// How many of them each namespace has, none of none.
+    counts: HashMap<Arc<str>, usize>,
     allowance: TokenBucket,
     metrics: Arc<Metrics>,
     /// The same for the status page.
@@ -72,6 +75,7 @@ impl Strays {
     pub fn new(metrics: &Arc<Metrics>, shown: &Shown) -> Self {
         Self {
             known: HashMap::new(),
+            counts: HashMap::new(),
             allowance: TokenBucket::new(AT_ONCE),
             metrics: Arc::clone(metrics),
             shown: Arc::clone(shown),
@@ -116,7 +120,7 @@ impl Strays {
         let told = before.is_some_and(is_told);
         let same = before.filter(|it| it.stray.why == stray.why && *it.uid == *uid);
         let since = same.map_or_else(Instant::now, |it| it.since);
-        if before.is_none() && !self.has_room(&key.namespace) {
+        if before.is_none() && !self.make_room(&key.namespace) {
             return;
         }
         self.forget(key);
@@ -133,11 +137,32 @@ impl Strays {
             until,
         };
         self.known.insert(key.clone(), known);
+        *self.counts.entry(Arc::clone(&key.namespace)).or_default() += 1;
     }
 
-    fn has_room(&self, namespace: &str) -> bool {
-        let of_namespace = self.known.keys().filter(|it| *it.namespace == *namespace);
-        self.known.len() < MOST && of_namespace.count() < MOST_OF_NAMESPACE
+    /// Whether there is room for another one of this namespace. In a full list the namespace that has most, at least two
+    /// more than this one, loses one.
+    fn make_room(&mut self, namespace: &str) -> bool {
+        let count = self.counts.get(namespace).copied().unwrap_or_default();
+        if count >= MOST_OF_NAMESPACE {
+            return false;
+        }
+        if self.known.len() < MOST {
+            return true;
+        }
+        let most = self
+            .counts
+            .iter()
+            .max_by_key(|(namespace, count)| (**count, *namespace));
+        let Some((most, _)) = most.filter(|(_, most)| **most > count + 1) else {
+            return false;
+        };
+        let of_most = self.known.keys().filter(|key| key.namespace == *most);
+        let Some(last) = of_most.max().cloned() else {
+            return false;
+        };
+        self.forget(&last);
+        true
     }
 
     /// A Secret is gone, managed, or no longer meant.
@@ -146,6 +171,11 @@ impl Strays {
             return;
         }
         if let Some(known) = self.known.remove(key) {
+            let count = self.counts.get(&key.namespace);
+            match count.map_or(0, |count| count.saturating_sub(1)) {
+                0 => self.counts.remove(&key.namespace),
+                left => self.counts.insert(Arc::clone(&key.namespace), left),
+            };
             let why = known.stray.why.as_str();
             self.metrics
                 .unmanaged(&key.namespace, &key.name, why, false);
@@ -317,6 +347,43 @@ mod tests {
             "{}",
             told.len()
         );
+    }
+
+    #[test]
+    fn many_namespaces_that_fill_the_list_make_room_for_another() {
+        let (mut strays, metrics) = strays();
+        let of = |strays: &Strays, namespace: &str| {
+            let of_namespace = strays.known.keys().filter(|it| *it.namespace == *namespace);
+            assert_eq!(
+                strays.counts.get(namespace).copied().unwrap_or_default(),
+                of_namespace.clone().count()
+            );
+            of_namespace.count()
+        };
+        for number in 0..2 * MOST {
+            let namespace = format!("hostile-{}", number % 10);
+            strays.see(&key(&namespace, number), "u", Some(stray("a")), ONE);
+        }
+        assert_eq!(series(&metrics), MOST, "it is full");
+        for number in 0..2 * MOST_OF_NAMESPACE {
+            strays.see(&key("shop", number), "u", Some(stray("a")), ONE);
+        }
+        assert_eq!(series(&metrics), MOST);
+        // Eleven have a share each.
+        let share = MOST / 11;
+        assert_eq!(of(&strays, "shop"), share);
+        for number in 0..10 {
+            let namespace = format!("hostile-{number}");
+            assert!(of(&strays, &namespace) >= share, "{namespace}");
+        }
+        // Who was left out is not let in again by another edit.
+        strays.see(&key("hostile-9", 2 * MOST), "u", Some(stray("a")), ONE);
+        assert_eq!(of(&strays, "shop"), share);
+        assert!(strays.known.contains_key(&key("shop", 0)));
+        for number in 0..2 * MOST {
+            strays.forget(&key(&format!("hostile-{}", number % 10), number));
+        }
+        assert_eq!(strays.counts.len(), 1);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta, Patch};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
@@ -83,7 +83,7 @@ pub struct Order {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<i64>,
     /// TXT records that may exist as long as this record, and are removed before it. An entry of a later version that
-    /// cannot be read is left out: it does not stop the order.
+    /// cannot be read is left out, which is logged: it does not stop the order.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -110,6 +110,22 @@ where
     Ok(all
         .filter_map(|entry| serde_json::from_value(entry).ok())
         .collect())
+}
+
+/// How many entries of the lists of an order, as it is written, were left out when it was read.
+fn left_out(written: &[u8], order: &Order) -> usize {
+    #[derive(Deserialize)]
+    struct Lists {
+        #[serde(default)]
+        txt: Option<Vec<IgnoredAny>>,
+        #[serde(default)]
+        routes: Option<Vec<IgnoredAny>>,
+    }
+    let Ok(Lists { txt, routes }) = serde_json::from_slice(written) else {
+        return 0;
+    };
+    let all: usize = [txt, routes].into_iter().flatten().map(|it| it.len()).sum();
+    all.saturating_sub(order.txt.len() + order.routes.len())
 }
 
 /// A TXT record for DNS-01, with everything needed to set and to remove it.
@@ -406,7 +422,15 @@ fn subject_of(secret: &Secret) -> Option<SecretRef> {
 fn read(keyed: &mut Keyed) -> Option<Record> {
     let Secret { metadata, data, .. } = &mut keyed.secret;
     let (name, data) = (metadata.name.take()?, data.as_ref()?);
-    let order: Order = serde_json::from_slice(&data.get(ORDER)?.0).ok()?;
+    let written = &data.get(ORDER)?.0;
+    let order: Order = serde_json::from_slice(written).ok()?;
+    let entries = left_out(written, &order);
+    if entries > 0 {
+        tracing::warn!(
+            secret = %order.subject(), order = order.url, entries,
+            "TXT records or routes of an order cannot be read: they are not removed with it; did a later version make it?"
+        );
+    }
     let key = std::str::from_utf8(&data.get(KEY)?.0).ok()?;
     let key = Zeroizing::new(key.to_owned());
     let challenges = serde_json::from_slice(&data.get(CHALLENGES)?.0).ok()?;
@@ -467,12 +491,14 @@ impl kube::Resource for ThinRecord {
 }
 
 impl ThinRecord {
-    /// The record's name, and its key authorizations by token.
-    fn read(self) -> (String, BTreeMap<String, String>) {
+    /// The record's name, and its key authorizations by token, if they can be read.
+    fn read(self) -> (String, Option<BTreeMap<String, String>>) {
         let name = self.metadata.name.unwrap_or_default();
-        let challenges = self.data.challenges.map(|bytes| bytes.0);
-        let challenges = serde_json::from_slice(&challenges.unwrap_or_default());
-        (name, challenges.unwrap_or_default())
+        let challenges = match self.data.challenges {
+            Some(bytes) => serde_json::from_slice(&bytes.0).ok(),
+            None => Some(BTreeMap::new()),
+        };
+        (name, challenges)
     }
 }
 
@@ -490,7 +516,8 @@ pub async fn challenges_now(
     while let Some(params) = pages.next() {
         let page = call(|| "listing order records".into(), api.list(params)).await?;
         for (record, challenges) in page.items.into_iter().map(ThinRecord::read) {
-            each(record, challenges);
+            // The watch tells of unreadable ones; anybody may cause such a list each second.
+            each(record, challenges.unwrap_or_default());
         }
         pages.came(&page.metadata);
     }
@@ -510,7 +537,13 @@ pub fn challenges(
         .filter_map(|event| async move {
             let present = |record: ThinRecord| {
                 let (name, challenges) = record.read();
-                ChallengesChanged::Present(name, challenges)
+                if challenges.is_none() {
+                    tracing::warn!(
+                        record = name,
+                        "the key authorizations of an order record cannot be read: the CA gets no answer for this order"
+                    );
+                }
+                ChallengesChanged::Present(name, challenges.unwrap_or_default())
             };
             match event {
                 Ok(watcher::Event::Apply(record) | watcher::Event::InitApply(record)) => {

@@ -1,6 +1,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use cert_renew_core::config::Propagation;
 use http::{Request, Response};
 use kube::client::Body;
 use parking_lot::Mutex;
@@ -103,6 +104,48 @@ fn a_record_of_another_secret_is_told_by_what_it_says() {
     for unreadable in ["", "{", r#"{"namespace": "other"}"#] {
         assert!(!is_of_another(&record(unreadable), &key("shop", "tls")));
     }
+}
+
+#[test]
+fn what_cannot_be_read_of_a_record_is_counted_and_stops_no_order() {
+    let order = |txt: serde_json::Value, routes: serde_json::Value| {
+        let order = json!({
+            "namespace": "shop", "name": "tls", "uid": "u", "issuer": "le", "url": "https://ca.example/order/7",
+            "names": ["shop.example"], "reason": "lifetime", "created": 7, "txt": txt, "routes": routes,
+        });
+        let written = order.to_string();
+        let read: Order = serde_json::from_str(&written).unwrap();
+        (read.txt.len(), left_out(written.as_bytes(), &read))
+    };
+    let txt = Txt {
+        of: "shop.example".into(),
+        at: "_acme-challenge.shop.example".into(),
+        zone: "shop.example".into(),
+        value: "v".into(),
+        solver: Dns01 {
+            provider: "cloudflare".into(),
+            credentials: None,
+            settings: BTreeMap::new(),
+            propagation: Propagation::default(),
+        },
+    };
+    let later = json!({"of": "shop.example", "kept": "elsewhere"});
+    assert_eq!(order(json!([]), json!([])), (0, 0));
+    assert_eq!(order(json!(null), json!(null)), (0, 0));
+    assert_eq!(order(json!([later]), json!([later, 7])), (0, 3));
+    assert_eq!(order(json!([txt, later]), json!([])), (1, 1));
+}
+
+#[test]
+fn key_authorizations_that_cannot_be_read_are_told_apart_from_none() {
+    let read = |data: &[(&str, &str)]| {
+        let thin: ThinRecord = serde_json::from_value(with("a", data)).unwrap();
+        thin.read().1.map(|challenges| challenges.len())
+    };
+    assert_eq!(read(&[]), Some(0));
+    assert_eq!(read(&[(CHALLENGES, r#"{"token": "proof"}"#)]), Some(1));
+    assert_eq!(read(&[(CHALLENGES, "[")]), None);
+    assert_eq!(read(&[(CHALLENGES, r#"{"token": 7}"#)]), None);
 }
 
 /// Compiles only for what is wiped on drop.

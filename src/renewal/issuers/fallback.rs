@@ -153,7 +153,7 @@ impl Renewal<'_> {
     ) -> Result<Permit<()>, Failure> {
         let asks = |it: RenewalTarget, now| {
             it.uid() == fresh.uid()
-                && it.assessment.renewal.is_ok()
+                && it.assessment.renewal.is_ok_and(|due| due.at <= now)
                 && !it.is_left_alone()
                 && it.shut_until(now).is_none()
                 && it.names_to_order() == names

@@ -16,7 +16,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use test_bench::objects::{FRESH, Reference, Space, pair, workload};
-use test_bench::{Bench, Context as _, Operator, Result, ensure, eventually, throughout};
+use test_bench::{Bench, Context as _, Operator, Result, bail, ensure, eventually, throughout};
 use tokio::task::JoinHandle;
 
 use crate::renewal::{leaf, options, rolled_out};
@@ -255,6 +255,7 @@ async fn a_rollout_whose_pods_flap_is_without_progress() -> Result<()> {
     let came = tokio::select! {
         ended = flap => { ended?; unreachable!("it does not end") }
         came = roll_with(client, &space.name, &config, &requests) => came?,
+        () = tokio::time::sleep(SOON * 2) => bail!("it is waited for without end"),
     };
     let (workload, why) = came.halted("tls");
     assert_eq!(workload, "rollout/shop");

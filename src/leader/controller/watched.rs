@@ -337,3 +337,36 @@ impl Controller {
         self.index().remove(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::tests::without_an_answer;
+    use crate::leader::handles::Handles;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_watch_tells_late_of_a_former_object_changes_nothing_of_the_one_in_its_place() {
+        let (shared, _in_force) = without_an_answer();
+        let mut controller = Controller::new(Handles::new(shared));
+        let secret = |uid: &str, version: &str| -> ThinSecret {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"namespace": "shop", "name": "tls", "uid": uid, "resourceVersion": version,
+                    "annotations": {"cert-renew.io/issuer": "external"}},
+                "type": "kubernetes.io/tls",
+            }))
+            .unwrap()
+        };
+        let key = SecretRef::new("shop", "tls");
+        let is_known = |controller: &Controller, uid: &str| controller.index().is_of(&key, uid);
+        let (by_type, by_label) = (Source(0), Source(1));
+        controller.on_event(by_label, Ok(watcher::Event::Apply(secret("old", "1"))));
+        assert!(is_known(&controller, "old"));
+        controller.on_event(by_type, Ok(watcher::Event::Apply(secret("new", "4"))));
+        controller.on_event(by_label, Ok(watcher::Event::Apply(secret("old", "2"))));
+        assert!(is_known(&controller, "new"), "an earlier version");
+        controller.on_event(by_label, Ok(watcher::Event::Delete(secret("old", "3"))));
+        assert!(is_known(&controller, "new"), "the end of another one");
+        controller.on_event(by_type, Ok(watcher::Event::Delete(secret("new", "5"))));
+        assert!(!is_known(&controller, "new"));
+    }
+}

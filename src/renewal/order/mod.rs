@@ -409,6 +409,19 @@ mod tests {
         Client::new(server, "cert-renew")
     }
 
+    #[test]
+    fn of_very_many_names_a_log_line_has_the_first_and_their_number() {
+        let names = |count: usize| -> Vec<Name> {
+            let name = |number: usize| format!("n{number}.example").parse().unwrap();
+            (0..count).map(name).collect()
+        };
+        assert_eq!(texts(&names(2)), ["n0.example", "n1.example"]);
+        assert_eq!(texts(&names(MOST_LOGGED)).len(), MOST_LOGGED);
+        let many = texts(&names(1_000));
+        assert_eq!(many.len(), MOST_LOGGED + 1);
+        assert_eq!(many[MOST_LOGGED], "and 980 more");
+    }
+
     #[tokio::test]
     async fn nothing_is_ordered_for_a_secret_that_has_changed_while_its_order_was_prepared() {
         let made = |uid: &str, more: (&str, &str)| {

@@ -50,6 +50,9 @@ const BACKDATED: Duration = Duration::from_secs(3_600);
 /// Longest time between the issue that a Secret records and our write of the certificate; a later write restored it.
 const OUR_WRITE: Duration = Duration::from_secs(60);
 
+/// The namespaces that are left, in turn, each with the number of looks at it before.
+type Left = Mutex<VecDeque<(Arc<str>, usize)>>;
+
 impl Rollouts {
     /// Looks at all namespaces that this process has not yet looked at. One that takes too long is looked at again
     /// after the others; one that cannot be listed, or takes too long each time, waits for the next term.
@@ -65,13 +68,12 @@ impl Rollouts {
     }
 
     async fn look_at_each(&self, namespaces: impl IntoIterator<Item = Arc<str>>) {
-        let left = namespaces.into_iter().map(|it| (it, 0)).collect();
-        let left = Mutex::new(left);
+        let left = Left::new(namespaces.into_iter().map(|it| (it, 0)).collect());
         join_all((0..AT_ONCE).map(|_| self.look_at_next(&left))).await;
     }
 
-    /// Looks at one namespace after the other, each with the number of looks before, until none is left.
-    async fn look_at_next(&self, left: &Mutex<VecDeque<(Arc<str>, usize)>>) {
+    /// Looks at one namespace after the other, until none is left.
+    async fn look_at_next(&self, left: &Left) {
         loop {
             let next = left.lock().pop_front();
             let Some((namespace, tries)) = next else {

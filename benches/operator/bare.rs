@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures::AsyncBufReadExt as _;
 use http::Request;
+use memchr::memmem;
 use test_bench::{Bench, Result};
+
+use crate::process::usage;
 
 /// The list that the operator takes, as a stream.
 const LIST: &str = "/api/v1/secrets?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
@@ -14,9 +17,21 @@ const END: &[u8] = b"k8s.io/initial-events-end";
 /// Longer than that bookmark.
 const TAIL: usize = 1_024;
 
-/// How long the whole list takes, and its bytes.
-pub(crate) async fn list(bench: &Bench) -> Result<(Duration, usize)> {
+/// What the whole list takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listed {
+    pub(crate) took: Duration,
+    /// CPU time of this process, which does hardly anything else meanwhile, seconds.
+    pub(crate) cpu: f64,
+    pub(crate) bytes: usize,
+}
+
+/// Takes the whole list, and parses nothing of it.
+pub(crate) async fn list(bench: &Bench) -> Result<Listed> {
     let client = bench.client()?;
+    let pid = std::process::id();
+    let end = memmem::Finder::new(END);
+    let before = usage(pid)?;
     let began = Instant::now();
     let stream = client
         .request_stream(Request::get(LIST).body(Vec::new())?)
@@ -31,8 +46,12 @@ pub(crate) async fn list(bench: &Bench) -> Result<(Duration, usize)> {
         tail.drain(..tail.len().saturating_sub(TAIL));
         bytes += length;
         stream.consume_unpin(length);
-        if tail.windows(END.len()).any(|window| window == END) {
-            return Ok((began.elapsed(), bytes));
+        if end.find(&tail).is_some() {
+            return Ok(Listed {
+                took: began.elapsed(),
+                cpu: usage(pid)?.cpu - before.cpu,
+                bytes,
+            });
         }
     }
 }

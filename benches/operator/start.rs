@@ -31,13 +31,8 @@ pub(crate) async fn thousands(report: &mut Report, count: usize) -> Result<()> {
         1,
     ));
     set.fill(&bench, &Arc::new(Maker::new()?)).await?;
-    start(
-        &bench,
-        &mut operator,
-        report,
-        &format!("{count}k_annotated"),
-    )
-    .await?;
+    let case = format!("{count}k_annotated");
+    let before = start(&bench, &mut operator, report, &case).await?;
     scrape(&operator, report, &format!("{count}k")).await?;
     say("every Secret changes");
     let churned = Arc::clone(&set);
@@ -60,9 +55,14 @@ pub(crate) async fn thousands(report: &mut Report, count: usize) -> Result<()> {
     tokio::time::sleep(CALM).await;
     let after = usage(operator.process()?.id())?;
     report.add(
-        format!("memory.rss_after_churn_bytes.{count}k_annotated"),
+        format!("memory.rss_after_churn_bytes.{case}"),
         after.rss,
         "bytes",
+    );
+    report.add(
+        format!("memory.rss_after_churn_ratio.{count}k"),
+        after.rss / before.rss,
+        "ratio",
     );
     Ok(())
 }
@@ -76,7 +76,8 @@ pub(crate) async fn self_signed(report: &mut Report, count: usize) -> Result<()>
     let set = Arc::new(set);
     set.fill(&bench, &Arc::new(Maker::self_signed()?)).await?;
     let case = format!("{count}k_self_signed");
-    start(&bench, &mut operator, report, &case).await
+    start(&bench, &mut operator, report, &case).await?;
+    Ok(())
 }
 
 /// 100,000 Secrets: first one in a hundred is annotated, then all.
@@ -160,23 +161,25 @@ pub(crate) async fn install(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// From exec to ready, beside bare lists; returns what it holds once it is calm.
 async fn start(
     bench: &Bench,
     operator: &mut Operator<'_>,
     report: &mut Report,
     case: &str,
-) -> Result<()> {
+) -> Result<Usage> {
     say(&format!("starting with {case}"));
-    let (before, bytes) = bare::list(bench).await?;
+    let before = bare::list(bench).await?;
     let began = Instant::now();
     operator.run().await?;
     let took = began.elapsed();
     let pid = operator.process()?.id();
     let Usage { cpu, .. } = usage(pid)?;
-    let (after, _) = bare::list(bench).await?;
+    let after = bare::list(bench).await?;
     tokio::time::sleep(CALM).await;
     let calm = usage(pid)?;
-    let list = (before + after) / 2;
+    let list = (before.took + after.took) / 2;
+    let list_cpu = f64::midpoint(before.cpu, after.cpu);
     report.add(
         format!("start.ready_seconds.{case}"),
         took.as_secs_f64(),
@@ -193,9 +196,15 @@ async fn start(
         took.as_secs_f64() / list.as_secs_f64(),
         "ratio",
     );
+    report.add(format!("start.bare_list_cpu_seconds.{case}"), list_cpu, "s");
+    report.add(
+        format!("start.cpu_ratio_to_bare_list.{case}"),
+        cpu / list_cpu,
+        "ratio",
+    );
     report.add(
         format!("start.bytes_on_the_wire.{case}"),
-        bytes as f64,
+        before.bytes as f64,
         "bytes",
     );
     report.add(format!("memory.rss_steady_bytes.{case}"), calm.rss, "bytes");
@@ -205,5 +214,5 @@ async fn start(
         "bytes",
     );
     report.add(format!("memory.rss_peak_bytes.{case}"), calm.peak, "bytes");
-    Ok(())
+    Ok(calm)
 }

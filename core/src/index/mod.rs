@@ -12,13 +12,14 @@
 mod entry;
 mod gone;
 mod problems;
+mod queue;
 mod room;
 mod shown;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use entry::shortened;
 pub use entry::{Entry, LeafFacts, NoLeaf, Observed, Stuck, Task, kept};
 use gone::Gone;
 use problems::Problems;
+use queue::Queue;
 pub use shown::Shown;
 use table::{Id, Table};
 
@@ -84,7 +86,7 @@ pub enum Finished {
 #[derive(Debug, Default)]
 pub struct Index {
     table: Table,
-    queue: BTreeSet<(UnixTime, Task, Id)>,
+    queue: Queue,
     generations: Vec<u16>,
     /// What the workloads of deleted Secrets have.
     gone: Gone,
@@ -357,14 +359,13 @@ impl Index {
     /// When the next task falls due.
     #[must_use]
     pub fn next_due(&self) -> Option<UnixTime> {
-        self.queue.first().map(|(at, _, _)| *at)
+        self.queue.first().map(|(at, _, _)| at)
     }
 
     /// Takes the earliest due task out of the queue and marks it as running.
     pub fn pop_due(&mut self, now: UnixTime) -> Option<(Task, SecretRef)> {
-        let first = *self.queue.first().filter(|(at, _, _)| *at <= now)?;
-        self.queue.remove(&first);
-        let (_, task, id) = first;
+        let (at, task, id) = self.queue.first().filter(|(at, _, _)| *at <= now)?;
+        self.queue.remove(at, task, id);
         let (key, mut entry) = self.row(Row(id))?;
         self.unqueue(id, &entry);
         let version = entry.observed.resource_version.clone();
@@ -569,13 +570,13 @@ impl Index {
             (entry.roll_at, Task::Roll, entry.rolling.is_some()),
         ] {
             if at != UnixTime::NEVER && !runs {
-                self.queue.insert((at, task, id));
+                self.queue.insert(at, task, id);
             }
         }
     }
 
     fn unqueue(&mut self, id: Id, entry: &Entry) {
-        self.queue.remove(&(entry.renew_at, Task::Renew, id));
-        self.queue.remove(&(entry.roll_at, Task::Roll, id));
+        self.queue.remove(entry.renew_at, Task::Renew, id);
+        self.queue.remove(entry.roll_at, Task::Roll, id);
     }
 }

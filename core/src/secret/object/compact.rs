@@ -74,6 +74,20 @@ pub struct Instant([u8; 5]);
 impl Instant {
     /// Means [`UnixTime::NEVER`].
     const NEVER: i64 = (1 << 39) - 1;
+
+    /// The same in bytes that are in the order of the instants.
+    #[must_use]
+    pub fn in_order(self) -> [u8; 5] {
+        let Self([a, b, c, d, e]) = self;
+        // The bit of the sign: what is before 1970 comes first.
+        [e ^ 0x80, d, c, b, a]
+    }
+
+    /// The instant of [`Instant::in_order`].
+    #[must_use]
+    pub fn from_order([e, d, c, b, a]: [u8; 5]) -> Self {
+        Self([a, b, c, d, e ^ 0x80])
+    }
 }
 
 impl From<UnixTime> for Instant {

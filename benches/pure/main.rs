@@ -1,6 +1,9 @@
 //! The pure parts by themselves: decode, parse, decide, index. A timed loop, the median of some rounds.
+//! And the index with a million Secrets, whose figures end up in `target/bench/index-1m.json`.
 
 #![expect(clippy::print_stdout, reason = "the table is for the reader")]
+
+mod million;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -13,6 +16,7 @@ use cert_renew_core::time::UnixTime;
 use cert_renew_core::{assess, certificate};
 use serde_json::json;
 use test_bench::objects::{FRESH, pair};
+use test_bench::report::Report;
 use test_bench::{Context as _, Result};
 
 /// Rounds of which the median counts.
@@ -34,6 +38,12 @@ fn main() -> Result<()> {
     let config = config.map_err(|faults| test_bench::Error::msg(faults.to_string()))?;
     let now = UnixTime::now();
     let key = Index::default().key("shop", "shop-tls-0");
+    let assessment = assess::of_thin(now, &key, &thin, &config).context("it is annotated")?;
+    let mut recorded = assessment.observed("0f9d6a3e-1b2c-4d5e-8f70-a1b2c3d4e5f6", "123456");
+    recorded.rolled_out = recorded.leaf.ok().map(|leaf| leaf.held());
+    let mut report = Report::new("index-1m", "make bench-pure");
+    million::measure(&mut report, now, &recorded)?;
+    println!("{}", report.finish()?);
     println!("JSON of one Secret: {} bytes", text.len());
     measure("decode: JSON to thin Secret", || {
         black_box(serde_json::from_str::<ThinSecret>(black_box(&text)).is_ok());
@@ -44,7 +54,6 @@ fn main() -> Result<()> {
     measure("decide: thin Secret to assessment (with parse)", || {
         black_box(assess::of_thin(now, &key, black_box(&thin), &config).is_some());
     });
-    let assessment = assess::of_thin(now, &key, &thin, &config).context("it is annotated")?;
     let (mut index, mut number) = (Index::default(), 0_u32);
     measure("index: one more Secret", || {
         let key = index.key("shop", &format!("shop-tls-{number}"));

@@ -147,7 +147,8 @@ impl Rollouts {
             let batch = Batch::new(self, &namespace, &requests, &users, secrets, steps);
             batch.carry_out(open, since).await;
         };
-        futures::join!(told, recorded, carried_out);
+        // In this order: patches of workloads are sent before requests that can wait.
+        futures::join!(carried_out, recorded, told);
     }
 
     /// Looks at Secrets for whose rollouts there is no room: nothing is read, and what is lost is put back all the same.

@@ -45,12 +45,18 @@ fn assessed(certificate: &str, annotations: &[(&str, &str)]) -> Assessment {
 /// That takes many times as long as the rest, and a cluster may have a hundred thousand of them.
 #[test]
 fn nobody_checks_the_signature_of_a_self_signed_certificate_that_another_program_renews() {
-    for (issuer, checked) in [("external", false), ("letsencrypt", true)] {
-        let assessment = assessed("self-signed.pem", &[("issuer", issuer)]);
+    for (issuer, paused, checked) in [
+        ("external", "false", false),
+        ("letsencrypt", "false", true),
+        ("letsencrypt", "true", false),
+        ("letsencrypt", "perhaps", false),
+    ] {
+        let annotations = [("issuer", issuer), ("paused", paused)];
+        let assessment = assessed("self-signed.pem", &annotations);
         let _ = assessment.observed("u", "1");
         let leaf = assessment.leaf.unwrap();
-        assert_eq!(leaf.self_signed.is_checked(), checked, "{issuer}");
-        assert!(leaf.self_signed.get(), "{issuer}");
+        assert_eq!(leaf.self_signed.is_checked(), checked, "{issuer} {paused}");
+        assert!(leaf.self_signed.get(), "{issuer} {paused}");
     }
 }
 

@@ -279,10 +279,6 @@ pub fn due(inputs: &Inputs<'_>) -> Result<Due, Never> {
         return Err(Never::NoNames);
     }
     let timed = by_time(leaf, inputs);
-    let due = edited(leaf, inputs).map_or(timed, |reason| Due {
-        at: AT_ONCE,
-        reason,
-    });
     if inputs.blocked {
         let emergency = leaf.accepted_until() - leaf.lifetime() / EMERGENCY_SHARE;
         return Ok(Due {
@@ -290,7 +286,12 @@ pub fn due(inputs: &Inputs<'_>) -> Result<Due, Never> {
             reason: Reason::Lifetime,
         });
     }
-    Ok(due)
+    // May take a while; see [`SelfSigned`](crate::certificate::SelfSigned).
+    let edited = edited(leaf, inputs);
+    Ok(edited.map_or(timed, |reason| Due {
+        at: AT_ONCE,
+        reason,
+    }))
 }
 
 /// What makes a renewal due at once, independent of the clock.

@@ -113,19 +113,44 @@ impl From<Instant> for UnixTime {
 
 impl From<&str> for Uid {
     fn from(text: &str) -> Self {
-        let digits: String = text.chars().filter(|c| *c != '-').collect();
-        let number = u128::from_str_radix(&digits, 16).unwrap_or_default();
-        Self(Form::of(Form::Uuid(number.to_be_bytes()), text))
+        Self(uuid(text).map_or_else(|| Form::Other(text.into()), Form::Uuid))
     }
 }
 
 impl From<&str> for Version {
     fn from(text: &str) -> Self {
-        Self(Form::of(
-            Form::Number(text.parse().unwrap_or_default()),
-            text,
-        ))
+        Self(number(text).map_or_else(|| Form::Other(text.into()), Form::Number))
     }
+}
+
+/// The bytes of a text in the form of [`Form::Uuid`].
+fn uuid(text: &str) -> Option<[u8; 16]> {
+    let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    let mut bytes = [0_u8; 16];
+    let mut digits = 0_usize;
+    for (at, character) in text.iter().copied().enumerate() {
+        let digit = match (at, character) {
+            (8 | 13 | 18 | 23, b'-') => continue,
+            (8 | 13 | 18 | 23, _) => return None,
+            (_, b'0'..=b'9') => character - b'0',
+            (_, b'a'..=b'f') => character - b'a' + 10,
+            _ => return None,
+        };
+        let byte = bytes.get_mut(digits / 2)?;
+        *byte = (*byte << 4) | digit;
+        digits += 1;
+    }
+    Some(bytes)
+}
+
+/// The number of a text in the form of [`Form::Number`].
+fn number(text: &str) -> Option<u64> {
+    let is_usual = match text.as_bytes() {
+        [b'0'] => true,
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    text.parse().ok().filter(|_| is_usual)
 }
 
 impl Uid {
@@ -170,17 +195,6 @@ impl Version {
 impl From<[u8; 5]> for Version {
     fn from([a, b, c, d, e]: [u8; 5]) -> Self {
         Self(Form::Number(u64::from_le_bytes([a, b, c, d, e, 0, 0, 0])))
-    }
-}
-
-impl Form {
-    /// `short` if it renders as exactly the same text.
-    fn of(short: Self, text: &str) -> Self {
-        if short.to_string() == text {
-            short
-        } else {
-            Self::Other(text.into())
-        }
     }
 }
 
@@ -248,18 +262,30 @@ mod tests {
     fn every_text_comes_back_as_it_was() {
         let usual = "0f9d6a3e-1b2c-4d5e-8f70-a1b2c3d4e5f6";
         assert!(matches!(Uid::from(usual).0, Form::Uuid(_)));
+        assert_eq!(
+            Uid::from(usual).short(),
+            Some(0x0f9d_6a3e_1b2c_4d5e_8f70_a1b2_c3d4_e5f6_u128.to_be_bytes())
+        );
         assert!(matches!(Version::from("123456").0, Form::Number(123_456)));
         for text in [
             "",
             usual,
             "0F9D6A3E-1B2C-4D5E-8F70-A1B2C3D4E5F6",
             "0f9d6a3e1b2c4d5e8f70a1b2c3d4e5f6",
+            "00000000-0000-0000-0000-000000000000",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+            "0f9d6a3e-1b2c-4d5e-8f70-a1b2c3d4e5fg",
+            "0f9d6a3e-1b2c-4d5e-8f70-a1b2c3d4e5-6",
+            "0f9d6a3e01b2c-4d5e-8f70-a1b2c3d4e5f6",
+            "-0f9d6a3-1b2c-4d5e-8f70-a1b2c3d4e5f6",
             "0",
             "007",
             "-1",
             "+1",
             "18446744073709551615",
             "18446744073709551616",
+            "12a",
+            " 1",
             "a version",
             "ä",
         ] {

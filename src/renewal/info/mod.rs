@@ -18,6 +18,7 @@ use cert_renew_core::certificate::Fingerprint;
 use cert_renew_core::config::Config;
 use cert_renew_core::schedule::due::{AriPolicy, Suggestion};
 use cert_renew_core::secret::SecretRef;
+use cert_renew_core::secret::object::compact::Uid;
 use cert_renew_core::time::UnixTime;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -57,7 +58,10 @@ pub struct RenewalInfo {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) certificates: HashMap<SecretRef, Certificate>,
+    /// Boxed: a hash table of this size has room for half as many again.
+    pub(super) certificates: HashMap<SecretRef, Box<Certificate>>,
+    /// The issuers of the certificates, each once: they are of the config, which has few.
+    issuers: HashSet<Arc<str>>,
     /// Certificates in a row about which each issuer has failed to answer, none twice.
     pub(super) silent: HashMap<Arc<str>, HashSet<SecretRef>>,
     /// Issuers that have answered about one of their certificates.
@@ -73,7 +77,7 @@ pub(super) struct Certificate {
     pub(super) leaf: Fingerprint,
     /// Identifier of the certificate (RFC 9773, section 4.1).
     pub(super) id: Box<str>,
-    pub(super) uid: Arc<str>,
+    pub(super) uid: Uid,
     pub(super) issuer: Arc<str>,
     pub(super) due: UnixTime,
     /// When the CA is asked next.
@@ -140,8 +144,8 @@ impl RenewalInfo {
             self.forget(key);
             return Suggestion::None;
         };
-        let issuer: Arc<str> = issuer.into();
         let mut state = self.lock();
+        let issuer = state.issuer(issuer);
         if let Some(known) = state.certificates.get(key)
             && (known.leaf, &known.issuer) == (leaf.fingerprint, &issuer)
         {
@@ -211,7 +215,17 @@ impl RenewalInfo {
 impl State {
     fn insert(&mut self, key: &SecretRef, certificate: Certificate) {
         self.queues.insert(certificate.again, certificate.due, key);
-        self.certificates.insert(key.clone(), certificate);
+        self.certificates.insert(key.clone(), certificate.into());
+    }
+
+    /// The shared name of an issuer.
+    fn issuer(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.issuers.get(name) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = name.into();
+        self.issuers.insert(Arc::clone(&name));
+        name
     }
 
     /// Asks again what was in flight when this replica last stopped leading.
@@ -260,12 +274,13 @@ impl State {
     fn is_everywhere(&self, issuer: &str) -> bool {
         let silent = self.silent.get(issuer).into_iter().flatten();
         let silent: HashSet<&str> = silent.map(|key| &*key.namespace).collect();
-        let another = |(key, known): (&SecretRef, &Certificate)| {
+        let mut all = self.certificates.iter();
+        let another = all.any(|(key, known)| {
             *known.issuer == *issuer
                 && !silent.contains(&*key.namespace)
                 && self.tells_of_the_ca(known)
-        };
-        silent.len() >= SILENT_NAMESPACES || !self.certificates.iter().any(another)
+        });
+        silent.len() >= SILENT_NAMESPACES || !another
     }
 
     /// Stores an answer, and returns it with the text to report, if any.

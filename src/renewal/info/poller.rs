@@ -1,6 +1,5 @@
 //! Asks the CAs when they want their certificates renewed, one request after the other, the soonest due first.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use cert_renew_core::text::error_chain;
@@ -124,8 +123,8 @@ impl Renewals {
                 }
                 if let Some(note) = note {
                     tracing::info!(secret = %question.key, note, "renewal information");
-                    let uid = state.certificates.get(&question.key);
-                    let uid = uid.map(|known| Arc::clone(&known.uid)).unwrap_or_default();
+                    let known = state.certificates.get(&question.key);
+                    let uid = known.map(|known| known.uid.to_string()).unwrap_or_default();
                     let reason = Reason::RenewalWindowMoved;
                     self.shared
                         .events

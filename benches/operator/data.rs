@@ -37,6 +37,8 @@ pub(crate) struct Maker {
     keys: Vec<KeyPair>,
     /// Each certificate is signed by its own key.
     self_signed: bool,
+    /// Each certificate names its issuer's key, as those of public CAs do: the CA is asked when it wants it replaced.
+    names_authority: bool,
 }
 
 impl Maker {
@@ -55,6 +57,7 @@ impl Maker {
             authority,
             keys,
             self_signed: false,
+            names_authority: false,
         })
     }
 
@@ -67,11 +70,21 @@ impl Maker {
         })
     }
 
+    /// One whose certificates name the key of their issuer.
+    pub(crate) fn of_public_ca() -> Result<Self> {
+        let maker = Self::new()?;
+        Ok(Self {
+            names_authority: true,
+            ..maker
+        })
+    }
+
     /// A certificate for one name, with its chain.
     pub(crate) fn pair(&self, name: &str, number: usize, age: Age) -> Result<Pair> {
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
         params.not_before = OffsetDateTime::now_utc() - Duration::days(age.since);
         params.not_after = OffsetDateTime::now_utc() + Duration::days(age.left);
+        params.use_authority_key_identifier_extension = self.names_authority;
         let key = &self.keys[number % KEYS];
         if self.self_signed {
             return Ok(Pair {

@@ -99,6 +99,8 @@ async fn run(name: &str) -> Result<()> {
         "start-1k" => start::thousands(&mut report, 1).await?,
         "start-10k" => start::thousands(&mut report, 10).await?,
         "start-10k-self-signed" => start::self_signed(&mut report, 10).await?,
+        "start-10k-asked-about" => start::asked_about(&mut report, 10).await?,
+        "start-100k-asked-about" => start::asked_about(&mut report, 100).await?,
         "start-100k" => start::hundred_thousand(&mut report).await?,
         "start-1m" => start::thousands(&mut report, 1_000).await?,
         "install-10k" => start::install(&mut report).await?,
@@ -116,7 +118,8 @@ async fn run(name: &str) -> Result<()> {
         "wave-5000" => wave::run(&mut report, 5_000).await?,
         _ => bail!(
             "there are {}, burst, cached or its parts cached-changes, cached-10k and cached-100k, start-1k, \
-             start-10k-self-signed, start-100k, start-1m, install-10k, wave-5000, and growth, which draws; not {name:?}",
+             start-10k-self-signed, start-10k-asked-about, start-100k, start-100k-asked-about, start-1m, install-10k, \
+             wave-5000, and growth, which draws; not {name:?}",
             USUAL.join(", ")
         ),
     }

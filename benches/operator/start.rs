@@ -80,6 +80,20 @@ pub(crate) async fn self_signed(report: &mut Report, count: usize) -> Result<()>
     Ok(())
 }
 
+/// So many thousand Secrets with certificates about which the CA is asked, as about those of a public one: something is
+/// kept of each for that.
+pub(crate) async fn asked_about(report: &mut Report, count: usize) -> Result<()> {
+    let bench = Bench::start(Options::default()).await?;
+    let mut operator = Operator::install(&bench, options()).await?;
+    let namespaces = if count < 100 { 100 } else { 500 };
+    let set = Set::known("shop", count * 1_000, namespaces, operator.namespace(), 1);
+    let set = Arc::new(set);
+    set.fill(&bench, &Arc::new(Maker::of_public_ca()?)).await?;
+    let case = format!("{count}k_asked_about");
+    start(&bench, &mut operator, report, &case).await?;
+    Ok(())
+}
+
 /// 100,000 Secrets: first one in a hundred is annotated, then all.
 pub(crate) async fn hundred_thousand(report: &mut Report) -> Result<()> {
     let bench = Bench::start(Options::default()).await?;

@@ -286,7 +286,7 @@ pub fn due(inputs: &Inputs<'_>) -> Result<Due, Never> {
             reason: Reason::Lifetime,
         });
     }
-    // May take a while; see [`SelfSigned`](crate::certificate::SelfSigned).
+    // Last, as it checks a signature where the names of issuer and subject are the same.
     let edited = edited(leaf, inputs);
     Ok(edited.map_or(timed, |reason| Due {
         at: AT_ONCE,

@@ -66,6 +66,8 @@ pub struct Assessment {
     pub overruled: Option<UnixTime>,
     /// Whether a rollout may not start.
     pub rollout_blocked: bool,
+    /// Whether its own annotation pauses it, whatever the config does.
+    pub pauses_itself: bool,
     /// What the problems block.
     pub blocked: Blocks,
     /// The certificate that was asked for is held until then, as the present one is younger than a tenth of its lifetime.
@@ -171,8 +173,8 @@ pub fn of_full(
 struct Asked {
     settings: Settings,
     problems: Vec<Problem>,
-    /// Whether it is paused by its own annotation, and not only by the config.
-    by_itself: bool,
+    /// See [`Assessment::pauses_itself`].
+    pauses_itself: bool,
 }
 
 fn annotations(head: &Head) -> &BTreeMap<String, String> {
@@ -193,7 +195,7 @@ impl Circumstances<'_> {
         let (settings, mut problems) = Settings::read(annotations(head), head.managed, defaults);
         let is_ours = |it: &Settings| self.config.is_none_or(|config| it.is_for(&config.class));
         let mut settings = settings.filter(is_ours)?;
-        let by_itself = settings.paused;
+        let pauses_itself = settings.paused;
         settings.paused |= self.config.is_some_and(|config| config.paused);
         if let Some(config) = self.config
             && settings.issuer.is_misread()
@@ -203,7 +205,7 @@ impl Circumstances<'_> {
         Some(Asked {
             settings,
             problems,
-            by_itself,
+            pauses_itself,
         })
     }
 
@@ -217,7 +219,7 @@ impl Circumstances<'_> {
         let Asked {
             settings,
             mut problems,
-            by_itself,
+            pauses_itself,
         } = asked;
         let rolled_out = RolledOut::read(annotations(head), head.uid());
         let with = {
@@ -244,7 +246,7 @@ impl Circumstances<'_> {
         });
         let renewal = match due {
             Ok(_) if names.is_empty() && leaf.is_ok() => Err(Never::NoNames),
-            Err(Never::Paused) if !by_itself => Err(Never::AllPaused),
+            Err(Never::Paused) if !pauses_itself => Err(Never::AllPaused),
             Ok(_) if declared::is_undeclared(self.key, head) => Err(Never::Undeclared),
             due => due,
         };
@@ -308,6 +310,7 @@ impl Circumstances<'_> {
             opens,
             overruled,
             rollout_blocked,
+            pauses_itself,
             blocked: blocks,
             held_until,
             halted: head

@@ -70,6 +70,8 @@ pub struct Observed {
     pub wish: Option<u64>,
     /// The Secret is paused, or an annotation that governs rollouts does not parse.
     pub rollout_blocked: bool,
+    /// Its own annotation pauses it, whatever the config does.
+    pub pauses_itself: bool,
     /// What its annotations block because they are invalid. Whatever blocks is one of its problems.
     pub blocked: Blocks,
     /// What is asked for by `renew-now` is held until then: the certificate is younger than a tenth of its lifetime.

@@ -37,6 +37,7 @@ pub fn healthy() -> Observed {
         wish: None,
         account: 0.into(),
         rollout_blocked: false,
+        pauses_itself: false,
         blocked: Blocks::Nothing,
         held_until: None,
         copied_record: false,

@@ -154,6 +154,15 @@ impl Commands<'_> {
         }
     }
 
+    /// Takes away the annotation that pauses it.
+    fn end_pause(self) -> String {
+        let change = format!("{}-", keys::PAUSED);
+        match self.declared.is_some_and(|it| it.pauses) {
+            true => self.set(&change),
+            false => self.annotate(&change),
+        }
+    }
+
     /// The next thing to do; none where nothing is to do, or only to wait.
     pub(super) fn next(
         self,
@@ -181,16 +190,8 @@ impl Commands<'_> {
                 Some(self.annotate(&format!("{CERTIFICATE_NAME}-")))
             }
             Err(Never::External | Never::OwnedByAnother) => Some(writers()),
-            Err(Never::Paused) => {
-                let change = format!("{}-", keys::PAUSED);
-                let is_given = self.declared.is_some_and(|it| it.pauses);
-                Some(if is_given {
-                    self.set(&change)
-                } else {
-                    self.annotate(&change)
-                })
-            }
-            Err(Never::AllPaused) => Some(format!("{PLACEHOLDER}edit configmap cert-renew-config")),
+            Err(Never::Paused) => Some(self.end_pause()),
+            Err(Never::AllPaused) => Some(edit_config()),
             Err(Never::UnknownIssuer) => Some(self.set(&format!("{}=ISSUER", keys::ISSUER))),
             Err(Never::NoNames | Never::NotAllowed) => {
                 Some(self.set(&format!("{}=NAMES", keys::NAMES)))
@@ -228,8 +229,13 @@ impl Commands<'_> {
             }
             State::Blocked if entry.observed.renewal.is_err() => by_renewal(),
             State::Held => Some(format!("cert-renew renew {namespace}/{name} --force")),
-            // What pauses it, its annotation or the config, is not known here.
-            State::Paused if entry.observed.renewal == Err(Never::External) => None,
+            // Another program renews it: the pause holds up its rollouts.
+            State::Paused if entry.observed.renewal == Err(Never::External) => {
+                Some(match entry.observed.pauses_itself {
+                    true => self.end_pause(),
+                    false => edit_config(),
+                })
+            }
             State::Ok | State::Due | State::Blocked => {
                 let keys = problems.iter().filter_map(|text| annotation_of(text));
                 keys.map(|key| self.mend(key)).next()
@@ -237,6 +243,11 @@ impl Commands<'_> {
             _ => by_renewal(),
         }
     }
+}
+
+/// Ends what the config does to all Secrets.
+fn edit_config() -> String {
+    format!("{PLACEHOLDER}edit configmap cert-renew-config")
 }
 
 /// Whether the last renewal failed because names are not granted.

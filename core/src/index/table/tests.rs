@@ -24,6 +24,7 @@ fn entry() -> Entry {
             account: 42.into(),
             wish: None,
             rollout_blocked: false,
+            pauses_itself: false,
             blocked: Blocks::Nothing,
             held_until: None,
             copied_record: false,
@@ -52,7 +53,7 @@ fn entry() -> Entry {
 #[test]
 fn an_entry_comes_back_as_it_was() {
     let usual = entry();
-    let changes: [fn(&mut Entry); 21] = [
+    let changes: [fn(&mut Entry); 22] = [
         |_| {},
         |it| it.observed.uid = "odd".into(),
         |it| it.observed.resource_version = "odd".into(),
@@ -69,6 +70,7 @@ fn an_entry_comes_back_as_it_was() {
             });
         },
         |it| it.observed.renewal = Err(Never::Paused),
+        |it| (it.observed.rollout_blocked, it.observed.pauses_itself) = (true, true),
         |it| it.observed.suggestion = Suggestion::None,
         |it| it.observed.window = Some(UnixTime(0)),
         |it| (it.observed.wish, it.observed.halted) = (Some(0), true),
@@ -101,7 +103,7 @@ fn an_entry_comes_back_as_it_was() {
         assert!(!table.touch(&key, &"124".into(), listed));
         assert!(!table.touch(&key, &"odder".into(), listed));
     }
-    assert_eq!(table.len(), 21);
+    assert_eq!(table.len(), 22);
 }
 
 #[test]

@@ -50,6 +50,7 @@ fn observed(
         account: 1.into(),
         wish: None,
         rollout_blocked: false,
+        pauses_itself: false,
         blocked: Blocks::Nothing,
         held_until: None,
         copied_record: false,

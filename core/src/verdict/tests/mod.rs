@@ -207,15 +207,16 @@ fn what_is_never_renewed_says_so_although_its_rollouts_wait_too() {
 
 #[test]
 fn a_pause_is_told_of_what_another_program_renews_too() {
-    let of = |blocked| {
+    let of = |blocked, itself| {
         let (mut index, mut observed) = (Index::default(), entries::healthy());
         (observed.renewal, observed.rollout_blocked) = (Err(Never::External), true);
         (observed.blocked, observed.rolled_out) = (blocked, Some(RolledOut::None));
+        observed.pauses_itself = itself;
         entries::add(&mut index, "tls", observed);
         let (row, _) = index.iter().next().unwrap();
         Verdict::of_row(NOW, &index, row, 0).unwrap()
     };
-    let paused = of(Blocks::Nothing);
+    let paused = of(Blocks::Nothing, true);
     assert_eq!(
         (paused.state, paused.rollout),
         (State::Paused, Rollout::Waits)
@@ -224,12 +225,32 @@ fn a_pause_is_told_of_what_another_program_renews_too() {
         &*paused.reason,
         "no workload is restarted while it is paused; another program is to renew it (issuer: external)"
     );
-    assert_eq!(paused.next, None);
-    assert_eq!(of(Blocks::Rollout).state, State::Blocked);
+    let by_itself = "kubectl -n shop annotate secret tls --overwrite cert-renew.io/paused-";
+    assert_eq!(paused.next.as_deref(), Some(by_itself));
+    let by_config = of(Blocks::Nothing, false).next.unwrap();
+    assert!(by_config.ends_with("edit configmap cert-renew-config"));
+    assert_eq!(of(Blocks::Rollout, false).state, State::Blocked);
     let now: UnixTime = "2026-02-01T00:00:00Z".parse().unwrap();
     let annotations = json!({"cert-renew.io/issuer": "external", "cert-renew.io/paused": "true"});
     let alone = of_secret(now, &secret(annotations), None).unwrap();
     assert_eq!(alone.state, State::Paused);
+    assert_eq!(alone.next.as_deref(), Some(by_itself));
+    let config = "
+paused: true
+issuers:
+  letsencrypt:
+    directory: https://ca.example/directory
+    contact: ops@example.com
+    allow: [{namespaces: [shop], names: ['*.shop.example']}]
+";
+    let config = Config::parse(config).unwrap();
+    let external = secret(json!({"cert-renew.io/issuer": "external"}));
+    let all = of_secret(now, &external, Some(&config)).unwrap();
+    assert_eq!(all.state, State::Paused);
+    assert_eq!(
+        all.next.as_deref(),
+        Some("kubectl -n OPERATOR-NAMESPACE edit configmap cert-renew-config")
+    );
 }
 
 /// One place said that two of three pods serve the new certificate while they were still restarted for it.

@@ -309,6 +309,8 @@ fn filters(browser: &mut Browser, operator: &str) -> Result<()> {
     browser.until("document.querySelector('output').value === '1 of 11 shown'")?;
     let shown = browser.evaluate(SHOWN)?;
     ensure!(names(&shown) == ["blog-tls"], "{shown}");
+    let hidden = browser.evaluate("document.querySelector('#renew').hidden")?;
+    ensure!(hidden == true, "it would name what is never renewed");
     browser.evaluate("f.state.value = ''; f.state.dispatchEvent(new Event('change'))")?;
     Ok(())
 }
@@ -325,6 +327,17 @@ fn sorts(browser: &mut Browser) -> Result<()> {
     ensure!(browser.evaluate(sorted)? == "descending", "not told");
     let rows = browser.evaluate(SHOWN)?;
     ensure!(names(&rows).last() == Some(&"legacy-tls"), "{rows}");
+    browser.evaluate("document.querySelector('th[data-sort=renews] a').click()")?;
+    let when = "[...document.querySelectorAll('tbody tr')].map((row) => row.cells[4].textContent)";
+    let when = browser.evaluate(when)?;
+    let last = names(&when).split_off(7);
+    ensure!(
+        last == ["never"; 4],
+        "what is never renewed is last: {when}"
+    );
+    let now = names(&when).iter().rposition(|it| *it == "now");
+    let dated = names(&when).iter().position(|it| it.starts_with("20"));
+    ensure!(now < dated || dated.is_none(), "{when}");
     Ok(())
 }
 

@@ -16,9 +16,15 @@ pub(super) fn class(now: UnixTime, row: &Verdict) -> Option<&'static str> {
     }
 }
 
-/// When it is renewed.
-pub(super) fn renewed_at(now: UnixTime, at: UnixTime) -> Markup {
-    html! { @if at <= now { "now" } @else { (instant(now, at)) } }
+/// When it is renewed, in the words of the command.
+pub(super) fn renews(now: UnixTime, row: &Verdict) -> Markup {
+    html! {
+        @match row.renews {
+            Some(at) if at <= now => "now",
+            Some(at) => (instant(now, at)),
+            None => "never",
+        }
+    }
 }
 
 /// An instant, and how far away it is.

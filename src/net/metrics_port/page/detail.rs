@@ -6,7 +6,7 @@ use cert_renew_core::verdict::detail::{Detail, Serves};
 use cert_renew_core::verdict::{Report, Verdict, Why};
 use maud::{Markup, html};
 
-use super::cells::{class, instant, renewed_at, trouble};
+use super::cells::{class, instant, renews, trouble};
 use super::commands;
 use super::timeline::{Places, Scale};
 use super::words::{Shown, count, day, minute, rollout, runbook, state};
@@ -82,10 +82,7 @@ fn facts(row: &Verdict, now: UnixTime, scale: Scale, places: &mut Places) -> Mar
             }
             dt { "Renews" }
             dd {
-                @match row.renews {
-                    Some(at) => (renewed_at(now, at)),
-                    None => "never",
-                }
+                (renews(now, row))
                 small { (Why::meaning(&row.renews_why)) }
             }
             dt { "Ends" }

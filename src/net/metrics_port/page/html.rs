@@ -8,7 +8,7 @@ use cert_renew_core::verdict::unmanaged::{NotManaged, Unmanaged};
 use cert_renew_core::verdict::{Leader, Report, Verdict};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::cells::{class, instant, renewed_at, trouble, workloads};
+use super::cells::{class, instant, renews, trouble, workloads};
 use super::narrow::{encoded, find, groups, states};
 use super::rows::{Answer, Query, Sort};
 use super::timeline::{Places, Scale};
@@ -217,7 +217,7 @@ fn row(now: UnixTime, row: &Verdict, scale: Scale, places: &mut Places) -> Marku
             }
             td { @if let Some(from) = row.not_before { (day(from)) } }
             td class=(places.bar(scale, row)) { span.v { (passed(now, row)) } }
-            td { @if let Some(at) = row.renews { (renewed_at(now, at)) } }
+            td { (renews(now, row)) }
             td { @if let Some(at) = row.not_after { (instant(now, at)) } }
             td { (Shown(&row.issuer)) }
             td { (rollout(row.rollout)) (workloads(row)) }
@@ -273,6 +273,7 @@ mod tests {
         for part in [
             "<th scope=\"row\"><a href=\"?namespace=shop&amp;name=expired\">shop/expired</a>",
             "<td>renewal fails</td>",
+            "<td>never</td>",
             "<p>no</p><small>Failed 3 times in a row. Next try 2023-11-15 22:13, in 1d.</small>",
             "<p>cert-renew.io/key-type: &quot;x&quot;: expected another</p>",
             "<td>done<small>deployment/api (failed), statefulset/db and 2 more</small><small>as of 2023-11-14</small>\

@@ -25,10 +25,11 @@
     history.replaceState(null, "", url);
   };
 
+  const renewsOf = (row) => row.cells[4].textContent;
   // The command that renews what is shown: the names that the server would put there.
   const renew = document.querySelector("#renew"), { begin, end, most } = renew.dataset;
   const name = () => {
-    const asked = all.filter((row) => !row.hidden && row.cells[4].firstChild && !["held", "blocked"].includes(stateOf(row)) && !("y" in row.dataset));
+    const asked = all.filter((row) => !row.hidden && renewsOf(row) !== "never" && !["held", "blocked"].includes(stateOf(row)) && !("y" in row.dataset));
     const few = asked.length > 0 && asked.length <= most;
     renew.textContent = few ? begin + asked.map((row) => row.cells[0].querySelector("a").textContent).join(" ") + " " + end : "";
     renew.hidden = !few;
@@ -57,7 +58,8 @@
 
   const key = (row, column) => {
     const cell = row.cells[column];
-    // Dates sort as they are written; what has none comes last.
+    // Dates sort as they are written, now before all of them; what has none comes last.
+    if (column === 4) return { now: "", never: "~" }[renewsOf(row)] ?? renewsOf(row);
     if (column === 1) return String(words.indexOf(stateOf(row))).padStart(2, "0");
     return cell.firstChild ? cell.firstChild.textContent : "~";
   };

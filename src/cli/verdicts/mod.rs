@@ -179,16 +179,7 @@ impl Wanted {
     pub(super) fn tell_missing(&self, report: &Report) -> ExitCode {
         let mut code = ExitCode::SUCCESS;
         for (namespace, name) in self.missing(&report.certificates) {
-            let not_managed = report.unmanaged.text_of(namespace, name);
-            let class = report.class.as_deref().unwrap_or(DEFAULT_CLASS);
-            let why = match not_managed {
-                Some(text) => plain(text).into_owned(),
-                None if report.left_out > 0 => {
-                    "it is not among the certificates that fit into an answer; ask for it alone"
-                        .into()
-                }
-                None => not_there(class),
-            };
+            let why = why_missing(report, namespace, name);
             say(&format!("{namespace}/{name}: {why}"));
             code = ExitCode::FAILURE;
         }
@@ -205,6 +196,17 @@ impl Wanted {
             !certificates.iter().any(is)
         };
         self.places.iter().flatten().filter(found)
+    }
+}
+
+/// Why a Secret that was named is not among the certificates of a report.
+pub(super) fn why_missing(report: &Report, namespace: &str, name: &str) -> String {
+    match report.unmanaged.text_of(namespace, name) {
+        Some(text) => plain(text).into_owned(),
+        None if report.left_out > 0 => {
+            "it is not among the certificates that fit into an answer; ask for it alone".into()
+        }
+        None => not_there(report.class.as_deref().unwrap_or(DEFAULT_CLASS)),
     }
 }
 

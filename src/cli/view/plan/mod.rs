@@ -21,7 +21,6 @@ use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::data::data_keys::TLS_TYPE;
 use cert_renew_core::secret::object::thin::ThinSecret;
 use cert_renew_core::secret::parts::{self, Parts};
-use cert_renew_core::secret::settings::DEFAULT_CLASS;
 use cert_renew_core::secret::settings::IssuerRef;
 use cert_renew_core::secret::workload::RolloutMode;
 use cert_renew_core::time::UnixTime;
@@ -35,7 +34,9 @@ use self::obstacles::Looker;
 use crate::cli::connection::kube_flags::Scope;
 use crate::cli::connection::operator::Leader;
 use crate::cli::output::{Output, Screen, Table, plain};
-use crate::cli::verdicts::{Operator, Wanted, nobody_leads, not_there, say, selections};
+use crate::cli::verdicts::{
+    Operator, Wanted, nobody_leads, not_there, say, selections, why_missing,
+};
 use crate::cli::{CommandResult, Failure, block_on};
 use crate::cluster::client::pages::Pages;
 use crate::process::config_file;
@@ -131,7 +132,7 @@ fn is_zero(number: &usize) -> bool {
 pub(in crate::cli) fn run(args: Args) -> CommandResult {
     let file = args.config.as_deref().map(config_file::load).transpose();
     let file = file.map_err(|faults| Failure(faults.to_string()))?;
-    let (rows, missing, class) = block_on(async {
+    let (rows, missing) = block_on(async {
         let clients = args.scope.clients().await?;
         let client = &clients.api;
         let wanted = Wanted::of(client, &args.scope, &args.names, args.selector.as_deref());
@@ -141,9 +142,11 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
             && !args.preflight
             && let Some(refusal) = told::refusal(&clients, &args.scope).await
         {
-            let (rows, class) = told::rows(&clients, &args.operator, &wanted, &refusal).await?;
-            let missing = missing(&wanted, &rows);
-            return Ok((rows, missing, class));
+            let (rows, report) = told::rows(&clients, &args.operator, &wanted, &refusal).await?;
+            let missing = missing(&wanted, &rows, |namespace, name| {
+                why_missing(&report, namespace, name)
+            });
+            return Ok((rows, missing));
         }
         let config = match file {
             Some(config) => config,
@@ -161,15 +164,13 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
                 some => say(&format!("nothing speaks against {some} renewals")),
             }
         }
-        let missing = missing(&wanted, &rows);
-        let class: Box<str> = config.class.as_str().into();
-        Ok((rows, missing, Some(class)))
+        let missing = missing(&wanted, &rows, |_, _| not_there(&config.class));
+        Ok((rows, missing))
     })?;
     let screen = Screen::of_stdout();
     print!("{}", text(UnixTime::now(), rows, args.output, screen)?);
-    for (namespace, name) in &missing {
-        let why = not_there(class.as_deref().unwrap_or(DEFAULT_CLASS));
-        say(&format!("{namespace}/{name}: {why}"));
+    for line in &missing {
+        say(line);
     }
     Ok(if missing.is_empty() {
         ExitCode::SUCCESS
@@ -178,14 +179,16 @@ pub(in crate::cli) fn run(args: Args) -> CommandResult {
     })
 }
 
-/// Namespace and name of those that were asked for and have no row.
-fn missing(wanted: &Wanted, rows: &[Row]) -> Vec<(String, String)> {
-    let has_row = |(namespace, name): &&(String, String)| {
+/// What is said of each Secret that was asked for and has no row.
+fn missing(wanted: &Wanted, rows: &[Row], why: impl Fn(&str, &str) -> String) -> Vec<String> {
+    let has_none = |(namespace, name): &&(String, String)| {
         let is = |row: &Row| *row.secret.namespace == **namespace && *row.secret.name == **name;
         !rows.iter().any(is)
     };
     let places = wanted.places.iter().flatten();
-    places.filter(has_row).cloned().collect()
+    { places.filter(has_none) }
+        .map(|(namespace, name)| format!("{namespace}/{name}: {}", why(namespace, name)))
+        .collect()
 }
 
 /// The config of the cluster.

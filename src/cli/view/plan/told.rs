@@ -24,7 +24,7 @@ pub(super) async fn refusal(clients: &Clients, scope: &Scope) -> Option<kube::Er
     is_forbidden(&error).then_some(error)
 }
 
-/// The plan by the operator's word, said in the first line of standard error; and its class.
+/// The plan by the operator's word, said in the first line of standard error; and its report.
 ///
 /// # Errors
 /// When the operator cannot be asked either.
@@ -33,7 +33,7 @@ pub(super) async fn rows(
     operator: &Operator,
     wanted: &Wanted,
     refusal: &kube::Error,
-) -> Result<(Vec<Row>, Option<Box<str>>), Failure> {
+) -> Result<(Vec<Row>, Report), Failure> {
     let Failure(refused) = Failure::new("listing Secrets", refusal);
     let report = operator.report(&clients.once, wanted).await;
     let report = report.map_err(|why| {
@@ -45,7 +45,7 @@ pub(super) async fn rows(
     say(&note(&report, nobody, wanted.namespace.as_deref()));
     let rows = report.certificates.iter();
     let rows = rows.map(|verdict| row(report.as_of, verdict)).collect();
-    Ok((rows, report.class))
+    Ok((rows, report))
 }
 
 /// What the reader should know before the plan.
@@ -98,6 +98,7 @@ mod tests {
     use super::super::text;
     use super::*;
     use crate::cli::output::{Output, Screen};
+    use crate::cli::verdicts::why_missing;
 
     #[test]
     fn what_the_answer_has_no_room_for_is_told() {
@@ -112,6 +113,28 @@ mod tests {
         let more =
             "; 7 certificates are left out, as there are too many: name a namespace or a Secret";
         assert_eq!(note(7), format!("{own}{more}"));
+    }
+
+    #[test]
+    fn a_name_for_which_the_answer_had_no_room_is_not_called_missing() {
+        let wanted = Wanted::one(("shop".into(), "tls".into()));
+        let said = |left_out| {
+            let report = Report {
+                left_out,
+                ..super::super::tests::report(Vec::new())
+            };
+            let why = |namespace: &str, name: &str| why_missing(&report, namespace, name);
+            super::super::missing(&wanted, &[], why).remove(0)
+        };
+        let missing = said(0);
+        assert!(
+            missing.starts_with("shop/tls: there is no such Secret, "),
+            "{missing}"
+        );
+        assert_eq!(
+            said(3),
+            "shop/tls: it is not among the certificates that fit into an answer; ask for it alone"
+        );
     }
 
     #[test]

@@ -12,10 +12,25 @@ use crate::cluster::{self, Unreachable};
 const NO_KUBECONFIG: &str = "no kubeconfig: neither --kubeconfig, nor $KUBECONFIG, nor ~/.kube/config, nor the account of \
                              a pod says where the API server is";
 
-/// Whether the API server refused it for want of a right. A proxy on the way there answers 403 too, but not with a Status that
-/// says `Forbidden`.
+/// Whether the API server refused it for want of a right.
 pub(in crate::cli) fn is_forbidden(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 403 && status.reason == "Forbidden")
+    is_status(error, 403, "Forbidden")
+}
+
+/// Whether the API server has no such object.
+pub(in crate::cli) fn is_not_found(error: &kube::Error) -> bool {
+    is_status(error, 404, "NotFound")
+}
+
+/// Whether the API server reached nothing behind a Service.
+pub(in crate::cli) fn is_unavailable(error: &kube::Error) -> bool {
+    is_status(error, 503, "ServiceUnavailable")
+}
+
+/// Whether it is this Status of the API server. A proxy on the way there, and what is behind a Service, answer with the same
+/// codes, but not with a Status that says this.
+fn is_status(error: &kube::Error, code: u16, reason: &str) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code && status.reason == reason)
 }
 
 /// What kubectl would print for this error, if the API server or the way to it is the cause.
@@ -170,13 +185,23 @@ mod tests {
     }
 
     #[test]
-    fn only_the_api_servers_own_refusal_is_a_missing_right() {
+    fn only_the_api_servers_own_status_is_taken_for_its_word() {
         let refused = status(403, "Forbidden", "secrets is forbidden");
         assert!(is_forbidden(&refused));
         // As kube gives an answer that is no Status.
         let page = status(403, "Failed to parse error data", "<html>blocked</html>");
         assert!(!is_forbidden(&page));
         assert!(!is_forbidden(&status(404, "NotFound", "")));
+        assert!(is_not_found(&status(404, "NotFound", "")));
+        let page = status(404, "Failed to parse error data", "<html>no page</html>");
+        assert!(!is_not_found(&page));
+        assert!(is_unavailable(&status(
+            503,
+            "ServiceUnavailable",
+            "no endpoints"
+        )));
+        let page = status(503, "Failed to parse error data", "upstream");
+        assert!(!is_unavailable(&page));
     }
 
     #[test]

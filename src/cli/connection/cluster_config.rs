@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::Api;
 
-use super::api_error::is_forbidden;
+use super::api_error::{is_forbidden, is_not_found};
 use super::kube_flags::OperatorNamespace;
 use crate::cli::Failure;
 use crate::process::config_file;
@@ -60,8 +60,7 @@ pub(in crate::cli) async fn read_if_allowed(
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), operator_namespace);
     match api.get(NAME).await {
         Ok(found) => of(&found, operator_namespace).map(Some),
-        Err(error) if is_forbidden(&error) => Ok(None),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) if is_forbidden(&error) || is_not_found(&error) => Ok(None),
         Err(error) => {
             let doing = format!("reading the config from ConfigMap {operator_namespace}/{NAME}");
             Err(Failure::new(&doing, &error))

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::Api;
 
-use super::api_error::is_forbidden;
+use super::api_error::{is_forbidden, is_not_found};
 use super::cluster_config;
 use crate::cli::Failure;
 use crate::cluster::{lease, ledger};
@@ -179,7 +179,7 @@ async fn readable<T>(
 ) -> Result<Readable<T>, Failure> {
     match request.await {
         Ok(found) => Ok(Readable::Found(found)),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Readable::Missing),
+        Err(error) if is_not_found(&error) => Ok(Readable::Missing),
         Err(error) if is_forbidden(&error) => Ok(Readable::Forbidden),
         Err(error) => Err(Failure::new(doing, &error)),
     }

@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 
 use super::Failure;
 use super::output::plain;
-use crate::cli::connection::api_error::is_forbidden;
+use crate::cli::connection::api_error::{is_forbidden, is_not_found, is_unavailable};
 use crate::cli::connection::cluster_config;
 use crate::cli::connection::kube_flags::{Clients, OperatorNamespace, Scope};
 use crate::cli::connection::operator::Leader;
@@ -538,10 +538,10 @@ impl Operator {
             error if is_forbidden(error) => format!(
                 "as you may not get services/proxy {service} in {namespace} (rbac/addons/viewer.yaml has the role)"
             ),
-            kube::Error::Api(status) if status.code == 404 && status.reason == "NotFound" => {
+            error if is_not_found(error) => {
                 format!("as there is no Service {service} in {namespace} (--operator-namespace)")
             }
-            kube::Error::Api(status) if status.code == 503 => format!(
+            kube::Error::Api(status) if is_unavailable(error) => format!(
                 "as no replica of it answers in namespace {namespace} ({}; --operator-namespace names another)",
                 plain(status.message.trim())
             ),

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::cli::Failure;
-use crate::cli::connection::api_error::is_forbidden;
+use crate::cli::connection::api_error::{is_forbidden, is_not_found};
 use crate::cli::output::plain;
 use crate::net::metrics_port::access::AUDIENCE;
 
@@ -74,7 +74,7 @@ fn why_not(error: &kube::Error, namespace: &str) -> String {
         error if is_forbidden(error) => format!(
             "{closed} you may not create serviceaccounts/token {ACCOUNT} in {namespace} (rbac/addons/viewer.yaml has the role)"
         ),
-        kube::Error::Api(status) if status.code == 404 => format!(
+        error if is_not_found(error) => format!(
             "{closed} there is no ServiceAccount {ACCOUNT} in {namespace} (rbac/addons/viewer.yaml has it)"
         ),
         other => format!("({})", plain(&Failure::new("asking for a token", other).0)),

@@ -142,18 +142,19 @@ fn each_reason_why_a_secret_is_not_there_is_named() {
     }
 }
 
-/// Only the API server knows of rights; a proxy before it may refuse for reasons of its own.
+/// Only the API server knows of rights and of what is behind a Service; a proxy before it, or what it reached, may refuse for
+/// reasons of its own.
 #[test]
-fn a_refusal_of_a_proxy_is_no_missing_right() {
+fn an_answer_of_a_proxy_is_no_word_of_the_api_server() {
     #[derive(clap::Parser)]
     struct Flags {
         #[command(flatten)]
         operator: Operator,
     }
     let Flags { operator } = Flags::parse_from(["cert-renew"]);
-    let why = |reason: &str, message: &str| {
+    let why = |code, reason: &str, message: &str| {
         let status = kube::core::Status {
-            code: 403,
+            code,
             reason: reason.into(),
             message: message.into(),
             ..kube::core::Status::default()
@@ -161,11 +162,30 @@ fn a_refusal_of_a_proxy_is_no_missing_right() {
         operator.why_not(&kube::Error::Api(Box::new(status)))
     };
     let refused = why(
+        403,
         "Forbidden",
         "services is forbidden: User \"joe\" cannot get",
     );
     assert!(refused.starts_with("as you may not get services/proxy"));
     // As kube gives an answer that is no Status.
-    let blocked = why("Failed to parse error data", "blocked by policy\n");
-    assert_eq!(blocked, "as it answered 403: blocked by policy");
+    let no_status = "Failed to parse error data";
+    for (code, message) in [
+        (403, "blocked by policy"),
+        (404, "no such page"),
+        (503, "upstream connect error"),
+    ] {
+        let said = why(code, no_status, &format!("{message}\n"));
+        assert_eq!(said, format!("as it answered {code}: {message}"));
+    }
+    let silent = why(
+        503,
+        "ServiceUnavailable",
+        "no endpoints available for service \"cert-renew-metrics\"",
+    );
+    assert!(
+        silent.starts_with("as no replica of it answers in namespace cert-renew (no endpoints"),
+        "{silent}"
+    );
+    let none = why(404, "NotFound", "services \"cert-renew-metrics\" not found");
+    assert!(none.starts_with("as there is no Service"), "{none}");
 }

@@ -239,7 +239,11 @@ impl Request<'_> {
             Ok(client) => client,
             Err(error) => return Answer::Wrong(cert_renew_core::text::error_chain(&error)),
         };
-        let told = |error: reqwest::Error| cert_renew_core::text::error_chain(&error.without_url());
+        let is_address = to.is_some() || self.host.parse::<IpAddr>().is_ok();
+        let told = |error: reqwest::Error| match is_address.then(|| timed_out(&error)).flatten() {
+            Some(told) => told,
+            None => cert_renew_core::text::error_chain(&error.without_url()),
+        };
         let mut response = match client.get(self.url).send().await {
             Ok(response) => response,
             Err(error) if error.is_connect() => return Answer::None(told(error)),
@@ -273,6 +277,16 @@ impl Request<'_> {
             body.len()
         ))
     }
+}
+
+/// That an address does not answer, if so: the client has several words for it.
+fn timed_out(error: &reqwest::Error) -> Option<String> {
+    let (what, within) = match error.is_connect() {
+        true => ("connection", CONNECT),
+        false => ("answer", REQUEST),
+    };
+    let told = || format!("timed out: no {what} within {} s", within.as_secs());
+    error.is_timeout().then(told)
 }
 
 /// The addresses of a host that may be connected to; none where DNS gives none, or the host is an address.
@@ -441,6 +455,38 @@ mod tests {
         let _ = other.await;
         assert_eq!(told("both.example").await, None, "nobody is there any more");
         ours.abort();
+    }
+
+    /// It is what a NetworkPolicy makes of it, for which docs/troubleshooting.md has a row.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_takes_no_connection_is_told_in_one_way() {
+        // A queue for one connection, from which nobody takes it.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = socket.listen(0).unwrap();
+        let address = full.local_addr().unwrap();
+        let _first = std::net::TcpStream::connect(address).unwrap();
+        let lookups = Arc::<UserLookups>::default().of("shop");
+        let request = Request {
+            nearby: Nearby::Open,
+            resolver: None,
+            lookups: &lookups,
+            url: &format!("http://{address}/"),
+            host: "127.0.0.1",
+            expected: "proof",
+        };
+        let expected = Answer::None("timed out: no connection within 5 s".into());
+        assert_eq!(request.send(None).await, expected);
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/troubleshooting.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let row = page.lines().find(|line| line.starts_with("| `timed out` "));
+        let row = row.unwrap();
+        for part in [
+            "NetworkPolicy `cert-renew`",
+            "#the-self-check-and-the-networkpolicy",
+        ] {
+            assert!(row.contains(part), "{part}: {row}");
+        }
     }
 
     #[test]

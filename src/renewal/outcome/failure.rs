@@ -77,8 +77,9 @@ pub(in crate::renewal) enum Failure {
     DnsPersist01(#[from] dns_persist01::Error),
     /// A request of the CA would not reach us.
     #[error(
-        "HTTP-01: {0}; if only cert-renew cannot reach it, its NetworkPolicy may lack the port of the ingress controller; \
-         selfCheck: false in the config turns this check off"
+        "HTTP-01: {0}; if only cert-renew cannot reach it, its NetworkPolicy may lack the port of the ingress controller's \
+         pods: add a policy that lets it out to that port (docs/how-to/traefik.md); selfCheck: false in the config turns \
+         this check off"
     )]
     Route(#[from] http01_self_check::Error),
     /// A controller refuses our route.

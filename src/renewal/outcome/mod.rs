@@ -3,6 +3,7 @@
 pub(super) mod failure;
 mod on_failure;
 pub(super) mod secret_failures;
+mod words;
 
 use std::time::Duration;
 

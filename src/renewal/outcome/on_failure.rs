@@ -8,13 +8,14 @@ use cert_renew_core::index::{Finished, Stuck};
 use cert_renew_core::schedule::rate_limits::{
     self, AccountId, Backoff, Failed, IssuanceHistory, TriedWith,
 };
-use cert_renew_core::secret::{SecretRef, keys};
+use cert_renew_core::secret::keys;
 use cert_renew_core::text::error_chain;
 use cert_renew_core::text::name::Name;
 use cert_renew_core::time::UnixTime;
 use cert_renew_core::time::duration::human;
 
 use super::failure::{Failure, FailureContext};
+use super::words::{route_hint, told_once, without_them};
 use crate::acme::{self, Class, Scope};
 use crate::cluster;
 use crate::cluster::events::Reason;
@@ -38,9 +39,6 @@ const LONGEST: usize = 900;
 const REHEARSALS: u32 = 3;
 /// Shortest time until an unreachable issuer is asked again while its fallback is used.
 const OUT_OF_REACH: Duration = Duration::from_secs(3_600);
-
-/// Most names that a command in an Event lists: a note has a kilobyte.
-const MOST_LISTED: usize = 10;
 
 impl Renewal<'_> {
     /// Counts a failure, reports it, and returns the instant of the next try.
@@ -388,58 +386,6 @@ impl Renewal<'_> {
         self.tell(&of.uid, event, &note);
         self.inscribe(&of.uid, text, retry_at).await;
     }
-}
-
-/// The text with the class of the error in front, which it then does not say again.
-fn told_once(reason: &str, text: &str) -> String {
-    let (first, rest) = reason.split_at(reason.len().min(1));
-    let kind = format!("{}{rest}", first.to_ascii_lowercase());
-    let text = text.replace(&format!(" ({kind})"), "");
-    let text = text.replace(&format!("({kind}; it: "), "(it: ");
-    format!("{reason}: {text}")
-}
-
-/// How to see whether a request of the CA reaches us, where one did not.
-fn route_hint(what: &Failure) -> Option<String> {
-    let Failure::Acme(error) = what else {
-        return None;
-    };
-    let problem = error.problem()?;
-    let fetched = |it: &&acme::Subproblem| it.detail.contains("/.well-known/acme-challenge/");
-    let name = &problem.subproblems.iter().find(fetched)?.name;
-    let name: Name = name.parse().ok()?;
-    Some(format!(
-        "; does its route lead to cert-renew? cert-renew check route {name}"
-    ))
-}
-
-/// How the other names can go on without those that cannot be proven.
-fn without_them(key: &SecretRef, what: &Failure, of: &FailureContext) -> Option<String> {
-    let Failure::Acme(error) = what else {
-        return None;
-    };
-    let stops = |name: &Name| {
-        let subproblems = error.problem().map_or(&[][..], |it| &it.subproblems);
-        let is_it = |it: &acme::Subproblem| it.name.parse().is_ok_and(|it: Name| it == *name);
-        subproblems.iter().any(is_it)
-    };
-    let (stopping, others): (Vec<&Name>, Vec<&Name>) = of.names.iter().partition(|it| stops(it));
-    if stopping.is_empty() || others.is_empty() {
-        return None;
-    }
-    let (count, SecretRef { namespace, name }) = (others.len(), key);
-    let what = if count > MOST_LISTED {
-        "take it out of cert-renew.io/names".to_owned()
-    } else {
-        let others: Vec<String> = others.into_iter().map(Name::to_string).collect();
-        let names = others.join(",");
-        format!(
-            "kubectl -n {namespace} annotate --overwrite secret {name} 'cert-renew.io/names={names}'"
-        )
-    };
-    Some(format!(
-        "; for a certificate without what fails, for the {count} other names: {what}"
-    ))
 }
 
 /// The accounts of the names that could not be proven: those that the CA names, else all.

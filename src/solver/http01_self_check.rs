@@ -298,18 +298,30 @@ async fn addresses(
     if host.parse::<IpAddr>().is_ok() {
         return Vec::new();
     }
-    let found: Vec<IpAddr> = match resolver {
-        Some(resolver) => match dns::name(host) {
-            Ok(name) => resolver.addresses(&name).await.unwrap_or_default(),
-            Err(_) => Vec::new(),
+    let found = match resolver {
+        Some(resolver) => found_by(resolver, host).await,
+        None => match lookups.addresses(host).await {
+            Ok(found) => found,
+            // A name that is not found in time counts as one without addresses.
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Vec::new(),
+            // The image's C library gives a name up where one family alone cannot be looked up; CAs do not.
+            Err(_) => match Resolver::new(Resolvers::default()) {
+                Ok(resolver) => found_by(&resolver, host).await,
+                Err(_) => Vec::new(),
+            },
         },
-        // A name that is not found in time counts as one without addresses.
-        None => lookups.addresses(host).await.unwrap_or_default(),
     };
     let mut known = HashSet::new();
     let open = found.into_iter().filter(|it| nearby.allows(*it));
     let once = open.filter(|it| known.insert(*it));
     once.take(MOST_ADDRESSES).collect()
+}
+
+async fn found_by(resolver: &Resolver, host: &str) -> Vec<IpAddr> {
+    match dns::name(host) {
+        Ok(name) => resolver.addresses(&name).await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    }
 }
 
 /// The result for all addresses of one host: the first wrong answer, else whether any is ours.

@@ -95,6 +95,33 @@ fn unknown_at(path: &[Step]) -> Value {
     }
 }
 
+/// The commands in alerts are for the operator of this installation.
+#[test]
+fn alerts_name_the_namespace_of_the_installation_in_their_commands() -> Result<()> {
+    let of = |namespace: &str| -> Result<Vec<String>> {
+        let made = objects(&helm(namespace, "monitoring.prometheusRule=true")?)?;
+        let rule = &made[&format!("PrometheusRule {namespace} cert-renew")];
+        let groups = rule["spec"]["groups"].as_array().into_iter().flatten();
+        let rules = groups.flat_map(|it| it["rules"].as_array().into_iter().flatten());
+        let texts = rules.filter_map(|it| it["annotations"]["description"].as_str());
+        Ok(texts.map(str::to_owned).collect())
+    };
+    let (usual, other) = (of("cert-renew")?, of("elsewhere")?);
+    ensure!(usual.len() > 15 && usual.len() == other.len());
+    for (usual, other) in usual.iter().zip(&other) {
+        let ours = usual.replace("kubectl -n cert-renew ", "");
+        let asks = ["describe", "names", "plan", "renew", "resume", "status"];
+        let asks = asks.map(|it| ours.matches(&format!("cert-renew {it} ")).count());
+        let named = other.matches(" --operator-namespace elsewhere").count();
+        ensure!(asks.iter().sum::<usize>() == named, "{other}");
+        let back = other.replace(" --operator-namespace elsewhere", "");
+        let back = back.replace("kubectl -n elsewhere ", "kubectl -n cert-renew ");
+        ensure!(back == *usual, "{other}");
+        ensure!(!other.contains("kubectl -n cert-renew "), "{other}");
+    }
+    Ok(())
+}
+
 /// The values that docs/install.md shows, and what becomes of their config.
 #[test]
 fn the_values_of_the_documentation_give_a_config_without_a_fault() -> Result<()> {

@@ -80,12 +80,30 @@ Each definition is given a dict of root (the context of the chart) and what it w
 {{- $_ := merge . $root.Values.monitoring.endpoint }}
 {{- end }}
 {{- end }}
+{{- if and (eq $object.kind "PrometheusRule") (ne $root.Release.Namespace "cert-renew") }}
+{{- range $object.spec.groups }}
+{{- range .rules }}
+{{- $_ := set .annotations "description" (include "cert-renew.commands" (dict "namespace" $root.Release.Namespace "text" .annotations.description)) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if eq $object.kind "Deployment" }}
 {{- include "cert-renew.deployment" (dict "root" $root "spec" $object.spec) }}
 {{- end }}
 ---
 {{ toYaml $object }}
 {{ end }}
+{{- end }}
+
+{{/* The text of an alert, with the commands for an operator in another namespace. */}}
+{{- define "cert-renew.commands" -}}
+{{- $namespace := .namespace }}
+{{- $text := replace "kubectl -n cert-renew " (printf "kubectl -n %s " $namespace) .text }}
+{{- $secret := "{{ $labels.namespace }}/{{ $labels.secret }}" }}
+{{- range list (printf "cert-renew describe %s" $secret) (printf "cert-renew resume %s" $secret) "cert-renew status -A" }}
+{{- $text = replace . (printf "%s --operator-namespace %s" . $namespace) $text }}
+{{- end }}
+{{- $text }}
 {{- end }}
 
 {{/* Changes the Deployment in place; prints nothing. */}}

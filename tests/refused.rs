@@ -68,8 +68,10 @@ pub(crate) fn config(class: &str, more: &str) -> String {
 }
 
 /// Every command that asks the API server for something.
-const ASKING: [&[&str]; 14] = [
+const ASKING: [&[&str]; 16] = [
     &["status"],
+    &["describe", "nosuch"],
+    &["plan"],
     &["plan", "--config", "deploy/config.yaml"],
     &["names"],
     &["version"],

@@ -199,7 +199,9 @@ async fn one_tenant_neither_blows_the_answer_up_nor_hides_the_causes_of_others()
     let shop = Space::new(bench.client()?, "shop-a", operator.namespace()).await?;
     let fresh = pair(&["meant.example"], FRESH)?;
     let unknown: Vec<String> = (0..10).map(|number| format!("unknown-{number}")).collect();
-    let annotations = unknown.iter().map(|key| (&**key, "x"));
+    // More than an answer has room for.
+    let value = "x".repeat(120);
+    let annotations = unknown.iter().map(|key| (&**key, &*value));
     let annotations: Vec<(&str, &str)> = annotations.chain([("issuer", "external")]).collect();
     for number in 0..80 {
         let name = format!("m{number:02}");
@@ -250,6 +252,8 @@ async fn one_tenant_neither_blows_the_answer_up_nor_hides_the_causes_of_others()
         "{}",
         said(&all)
     );
+    let cut = "too many errors to show all texts";
+    ensure!(said(&all).contains(cut), "all fits: {}", said(&all));
     // A name is in one namespace.
     let named = as_viewer(&operator, bench, &["status", "-A", "typo"])?;
     ensure!(

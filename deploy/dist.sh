@@ -39,6 +39,14 @@ sed -i "s#^  repository: .*#  repository: $image#; s#^  \# There is no published
     "$work/cert-renew/values.yaml"
 sed -i "s#^helm install cert-renew deploy/helm #helm install cert-renew oci://${image%/*}/charts/cert-renew --version $version #
     /^image: {repository: registry.example.com/d; s#names your image and says#says#" "$work/cert-renew/README.md"
+# For Artifact Hub: the image that the chart installs, and what a version has changed. The annotations end the file.
+{
+    printf '  artifacthub.io/images: |\n    - name: cert-renew\n      image: %s\n' "$image:$version"
+    if changes=$(deploy/changes.sh "$version"); then
+        printf '  artifacthub.io/changes: |\n'
+        printf '%s\n' "$changes" | sed 's/^/    /'
+    fi
+} >>"$work/cert-renew/Chart.yaml"
 tar -C "$work" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@0 \
     -cf - cert-renew | gzip -n -9 >"$out/cert-renew-$version.tgz"
 

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use test_bench::{Context as _, Result, ensure};
 
 use crate::documents::blocks;
@@ -40,6 +41,8 @@ fn the_files_that_people_look_for_are_there() -> Result<()> {
         (".github/pull_request_template.md", "make test"),
         ("rust-toolchain.toml", "clippy"),
         ("Makefile", "RUSTDOCFLAGS=\"-D warnings"),
+        ("artifacthub-repo.yml", "repositoryID"),
+        ("RELEASING.md", "## Artifact Hub"),
         ("docs/self-assessment.md", "## Self-assessment use"),
         (
             "docs/self-assessment.md",
@@ -110,6 +113,57 @@ fn the_chart_says_what_it_is() -> Result<()> {
         read(icon.context("no icon")?)?.contains("<svg"),
         "no picture"
     );
+    Ok(())
+}
+
+/// The image that the chart installs, and of each entry of the CHANGELOG its kind and first sentence.
+#[test]
+fn artifact_hub_is_told_of_the_image_and_of_what_has_changed() -> Result<()> {
+    let run = |program: &str, arguments: &[&str]| -> Result<String> {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{program} {arguments:?}: {said}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let changelog = read("CHANGELOG.md")?;
+    let mut sections = changelog.split("\n## ").skip(1);
+    let section = sections.find(|it| it.contains("\n- "));
+    let section = section.context("nothing has changed")?;
+    let version = section.split_whitespace().next().unwrap_or_default();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/changes.sh");
+    let changes = run(&script.to_string_lossy(), &[version])?;
+    let changes: Vec<Value> = serde_saphyr::from_str(&changes)?;
+    let entries = section.lines().filter(|line| line.starts_with("- "));
+    assert_eq!(changes.len(), entries.count());
+    let kinds = [
+        "added",
+        "changed",
+        "deprecated",
+        "fixed",
+        "removed",
+        "security",
+    ];
+    for change in changes {
+        let (kind, text) = (change["kind"].as_str(), change["description"].as_str());
+        ensure!(kind.is_some_and(|it| kinds.contains(&it)), "{change}");
+        let is_whole = |it: &str| !it.is_empty() && !it.contains("](docs/");
+        ensure!(text.is_some_and(is_whole), "{change}");
+    }
+    let (image, made) = ("registry.example.com/cert-renew", "target/dist-hub");
+    run("sh", &["deploy/dist.sh", image, made])?;
+    let version = env!("CARGO_PKG_VERSION");
+    let archive = format!("{made}/cert-renew-{version}.tgz");
+    let chart = run("tar", &["-xzOf", &archive, "cert-renew/Chart.yaml"])?;
+    let chart: Value = serde_saphyr::from_str(&chart)?;
+    let images = &chart["annotations"]["artifacthub.io/images"];
+    let images: Value = serde_saphyr::from_str(images.as_str().context("no images")?)?;
+    let expected = json!([{"name": "cert-renew", "image": format!("{image}:{version}")}]);
+    assert_eq!(images, expected);
+    fs::remove_dir_all(Path::new(env!("CARGO_MANIFEST_DIR")).join(made))?;
     Ok(())
 }
 

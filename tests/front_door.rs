@@ -5,16 +5,16 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use cert_renew::cli::Cli;
 use cert_renew_core::config::{Challenge, Config, PathType, Route};
 use cert_renew_core::text::name::Name;
-use clap::CommandFactory as _;
 use serde_json::{Value, json};
 use test_bench::{Context as _, Result, ensure};
 
 use crate::command::said;
-use crate::documents::{blocks, documents, files};
+use crate::documents::{blocks, documents};
 use crate::gitops::Scratch;
+
+mod words;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README: &str = include_str!("../README.md");
@@ -137,114 +137,6 @@ fn the_readme_is_a_screen_and_a_half() {
     assert!(words <= MOST_WORDS, "{words} words");
 }
 
-/// Words that only this project has, or that nobody says, each with what is said instead.
-const REFUSED: [(&str, &str); 40] = [
-    ("ledger", "failure history"),
-    ("bench", "test cluster"),
-    ("benches", "test clusters"),
-    ("seeds", "predecessors"),
-    ("roll", "restart"),
-    ("rolls", "restarts"),
-    ("leaf", "certificate"),
-    ("taken over", "reloaded"),
-    ("way to the cluster", "connection"),
-    ("budget", "limit"),
-    ("budgets", "limits"),
-    ("whoever", "anyone who, or the component"),
-    ("anew", "again"),
-    ("so many", "that many, or a figure"),
-    ("but for", "except for"),
-    ("meanwhile", "at the same time"),
-    ("stands in", "is in"),
-    ("stands there", "is there"),
-    ("to be told", "must know, or is reported"),
-    ("awaited", "waits for each"),
-    ("life runs short", "the certificate is close to expiry"),
-    ("while life is short", "close to expiry"),
-    ("no circles", "must not be circular"),
-    ("he", "they"),
-    ("him", "them"),
-    ("his", "their"),
-    ("everything that holds the claims", "the full test suite"),
-    ("belong to nobody", "standalone"),
-    ("is all it may do", "all permissions are listed in"),
-    ("the keys of others stay", "other data keys are kept"),
-    ("what a ca limits is kept to", "by CA rate limits"),
-    (
-        "holds up only what it governs",
-        "only the listed action is blocked",
-    ),
-    ("knows of each pod one of", "each pod gets one of"),
-    ("the least that is a config", "a minimal config"),
-    ("what is more waits", "excess requests wait"),
-    ("follow what leads out of it", "CNAMEs may leave the zone"),
-    ("what is no part of the file", "command line flags"),
-    ("counted by the one that did it", "counters are per replica"),
-    ("that nobody looked at", "was not handled"),
-    ("live side by side", "can coexist"),
-];
-/// What holds one of these words and is Kubernetes' own, or plain.
-const PLAIN: [&str; 5] = [
-    "roll out",
-    "rolls it out",
-    "rolls out",
-    "disruption budget",
-    "disruption budgets",
-];
-
-/// Words in small letters with one blank between, and a dot where a thought ends.
-fn words(text: &str) -> String {
-    let kept = |c: char| match c {
-        '\'' => c,
-        c if c.is_alphanumeric() => c,
-        '-' | '*' | '_' => ' ',
-        c if c.is_whitespace() => ' ',
-        _ => '.',
-    };
-    let spaced: String = text.chars().map(kept).collect();
-    let spaced = spaced.to_lowercase().replace('.', " . ");
-    let mut plain = format!(
-        " {} ",
-        spaced.split_whitespace().collect::<Vec<_>>().join(" ")
-    );
-    for phrase in PLAIN {
-        plain = plain.replace(&format!(" {phrase} "), " . ");
-    }
-    plain
-}
-
-/// The words of a page, without its blocks, without code, and without where its links lead.
-fn prose(page: &str) -> String {
-    let mut inside = false;
-    let mut said = String::new();
-    for line in page.lines() {
-        let is_fence = line.trim_start().starts_with("```");
-        inside ^= is_fence;
-        if inside || is_fence {
-            continue;
-        }
-        let text = line.split('`').step_by(2).collect::<Vec<_>>().join(";");
-        let mut parts = text.split("](");
-        said += parts.next().unwrap_or_default();
-        for part in parts {
-            said += part.split_once(')').map_or("", |(_, rest)| rest);
-        }
-        said.push('\n');
-        // Paragraphs and rows end; lines of one paragraph go on.
-        if line.is_empty() || line.starts_with(['|', '#', '*', '-']) {
-            said.push_str(".\n");
-        }
-    }
-    words(&said)
-}
-
-/// The refused words that are in there, each with what is said instead.
-fn refused(words: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
-    REFUSED
-        .into_iter()
-        .filter(move |(word, _)| words.contains(&format!(" {word} ")))
-}
-
 /// Whether a page is for users: not for those who change cert-renew.
 fn is_for_users(page: &str) -> bool {
     page != "ARCHITECTURE.md" && page != "CONTRIBUTING.md"
@@ -265,98 +157,6 @@ fn pages() -> Result<Vec<(String, String)>> {
         fs::read_to_string(Path::new(ROOT).join(chart))?,
     ));
     Ok(pages)
-}
-
-#[test]
-fn the_pages_say_it_in_ordinary_words() -> Result<()> {
-    let mut found = Vec::new();
-    for (page, text) in pages()? {
-        let words = prose(&text);
-        found.extend(refused(&words).map(|it| format!("{page}: {it:?}")));
-    }
-    ensure!(found.is_empty(), "{}", found.join("\n"));
-    // The search itself.
-    let bad = prose("The workloads, each\nawaited. It `rolls` out [the](leaf.md), and rolls them.");
-    let bad: Vec<&str> = refused(&bad).map(|(word, _)| word).collect();
-    assert_eq!(bad, ["rolls", "awaited"]);
-    Ok(())
-}
-
-/// Errors, Events, log lines and metrics: the literals of the sources that are more than one word; and all help texts.
-#[test]
-fn what_the_program_says_is_in_ordinary_words() -> Result<()> {
-    let root = Path::new(ROOT);
-    let (mut found, mut read) = (Vec::new(), 0);
-    for directory in ["src", "core/src"] {
-        for file in files(&root.join(directory))? {
-            let place = file.strip_prefix(root)?.display().to_string();
-            if place.contains("test") || place.contains("fuzz") || !place.ends_with(".rs") {
-                continue;
-            }
-            for literal in literals(&fs::read_to_string(&file)?) {
-                if !literal.contains(' ') {
-                    continue;
-                }
-                read += 1;
-                // `leaf` is a value of annotations.
-                let words = words(&literal);
-                let refused = refused(&words).filter(|(word, _)| *word != "leaf");
-                found.extend(refused.map(|it| format!("{place}: {it:?}: {literal}")));
-            }
-        }
-    }
-    let mut help = String::new();
-    helps(&mut Cli::command(), &mut help);
-    let help = words(&help);
-    found.extend(refused(&help).map(|it| format!("help: {it:?}")));
-    ensure!(found.is_empty(), "{}", found.join("\n"));
-    ensure!(read > 1_000, "only {read} literals");
-    assert_eq!(
-        literals("f('\"', \"a \\\"b\\\"\") // \"c\"\n<'a> \"d\\n\" #[cfg(test)] \"e\""),
-        ["a \\\"b\\\"", "d\\n"]
-    );
-    Ok(())
-}
-
-/// The help of a command and of all below it.
-fn helps(command: &mut clap::Command, all: &mut String) {
-    all.push_str(&command.render_long_help().to_string());
-    for command in command.get_subcommands_mut() {
-        helps(command, all);
-    }
-}
-
-/// The texts in quotes of a source, without those of its unit tests.
-fn literals(source: &str) -> Vec<String> {
-    let (source, _) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
-    let chars: Vec<char> = source.chars().collect();
-    let until = |from: usize, end: char| {
-        let rest = chars.iter().skip(from);
-        from + rest.take_while(|it| **it != end).count()
-    };
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < chars.len() {
-        let (second, third) = (chars.get(at + 1), chars.get(at + 2));
-        match chars[at] {
-            '/' if second == Some(&'/') => at = until(at, '\n'),
-            // A character; a lifetime has no second quote.
-            '\'' if second == Some(&'\\') => at = until(at + 3, '\''),
-            '\'' if third == Some(&'\'') => at += 2,
-            '"' => {
-                let begin = at + 1;
-                at = begin;
-                while at < chars.len() && chars[at] != '"' {
-                    at += if chars[at] == '\\' { 2 } else { 1 };
-                }
-                let end = at.min(chars.len());
-                found.push(chars[begin..end].iter().collect());
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    found
 }
 
 /// Names of tests are for developers: they are on pages of their own, or in a table at a page's end.

@@ -389,10 +389,18 @@ async fn the_five_steps_by_one_file_lead_to_a_renewed_secret() -> Result<()> {
     let shop = Shop::open(&bench).await?;
     let newcomer = &shop.newcomer;
     let mut copy = Command::new("cp");
-    copy.args(["-r", "--parents", "Makefile", "Cargo.toml"]);
+    copy.args(["-r", "--parents", "Makefile", "Cargo.toml", "CHANGELOG.md"]);
     copy.args(["benches/bench.mk", "tests/tools.sh"]);
     copy.arg(&newcomer.home).current_dir(ROOT);
     ensure!(copy.status()?.success(), "cp");
+    // The newcomer's kubectl is that of the bench, which may be another (`KUBEBUILDER_ASSETS`): the cache has the right one.
+    let mut tools = Command::new(Path::new(ROOT).join("tests/tools.sh"));
+    let pinned = tools.arg("kubectl").output()?;
+    ensure!(pinned.status.success(), "{}", said(&pinned));
+    let pinned = String::from_utf8(pinned.stdout)?;
+    let cache = newcomer.home.join(".cache/cert-renew/control-plane-pinned");
+    fs::create_dir_all(&cache)?;
+    symlink(pinned.trim(), cache.join("kubectl"))?;
     let config = steps.bench_config(&bench);
     fs::write(newcomer.home.join("deploy/config.yaml"), config)?;
     let make = format!("make dist IMAGE={IMAGE}");

@@ -1,5 +1,5 @@
-//! What Git declares: the manifest of docs/gitops.md keeps its certificate under every way to apply it, each kustomization of
-//! the documents renders as it is printed, and a chart without its manifests is refused.
+//! What Git declares: the manifests of docs/gitops.md and of the pages below it keep their certificates under every way to apply
+//! them, each kustomization of the documents renders as it is printed, and a chart without its manifests is refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,11 @@ use crate::install::{ALL_IN, helm_program, kubectl};
 use crate::renewal::{data, options, renewed};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const PAGE: &str = include_str!("../docs/gitops.md");
+const PAGES: [&str; 3] = [
+    include_str!("../docs/gitops.md"),
+    include_str!("../docs/gitops/argo-cd.md"),
+    include_str!("../docs/gitops/flux.md"),
+];
 /// How often each tool applies the manifest.
 pub(crate) const SYNCS: usize = 10;
 
@@ -64,10 +68,11 @@ pub(crate) fn helm(bench: &Bench, arguments: &str) -> Result<()> {
     Ok(())
 }
 
-/// The declared Secret of the page that has `mark`, under a name and for a host of its own.
+/// The declared Secret of the pages that has `mark`, under a name and for a host of its own.
 pub(crate) fn declared_as(mark: &str, name: &str, class: &str) -> Result<String> {
     let is_it = |block: &&str| block.contains("kind: Secret\n") && block.contains(mark);
-    let block = yaml(PAGE).find(is_it).with_context(|| mark.to_owned())?;
+    let mut blocks = PAGES.into_iter().flat_map(yaml);
+    let block = blocks.find(is_it).with_context(|| mark.to_owned())?;
     let ours = format!("issuer: pebble\n    cert-renew.io/class: {class}");
     Ok(block
         .replace("  namespace: shop\n", "")

@@ -222,8 +222,11 @@ fn the_book_has_a_part_for_what_each_reader_wants() -> Result<()> {
                 "how-to/openshift",
                 "how-to/many-clusters",
                 "how-to/expiry-alerts",
-                "gitops",
             ][..],
+        ),
+        (
+            "GitOps",
+            &["gitops", "gitops/argo-cd", "gitops/flux", "gitops/helm"][..],
         ),
         (
             "Coming from",

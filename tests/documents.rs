@@ -169,7 +169,8 @@ fn before(path: &str) -> Option<String> {
     })
 }
 
-fn is_test(path: &str) -> bool {
+/// Whether this is the whole path of a test.
+pub(crate) fn is_test(path: &str) -> bool {
     // Attributes stand between the last blank line or brace and the function.
     before(path).is_some_and(|before| {
         let attributes = before.rsplit(['}', '{', ';']).next().unwrap_or_default();

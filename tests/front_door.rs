@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use test_bench::{Context as _, Result, ensure};
 
 use crate::command::said;
-use crate::documents::{blocks, documents};
+use crate::documents::{blocks, documents, files, is_test};
 use crate::gitops::Scratch;
 
 mod words;
@@ -55,6 +55,60 @@ const SAID: [(&str, &str); 18] = [
     ("Licence", "](LICENSE)"),
 ];
 
+/// What the README claims, each with the tests that hold it.
+const CLAIMS: [(&str, &[&str]); 9] = [
+    (
+        "one first, and the others once that one is available",
+        &["propagation::halts::a_failing_canary_halts_and_a_mended_one_goes_on"],
+    ),
+    (
+        "can prove that every pod serves the new one",
+        &["verify::pods_are_asked_at_their_own_addresses"],
+    ),
+    (
+        "no custom resources, no webhook",
+        &["front_door::nothing_that_is_installed_is_a_kind_or_a_webhook_of_its_own"],
+    ),
+    (
+        "* It never touches a Secret that is not annotated, nor a workload that uses no annotated Secret. Installing it \
+         restarts nothing.",
+        &["renewal::what_is_not_due_is_not_renewed_and_installing_restarts_nothing"],
+    ),
+    (
+        "* It never replaces a certificate by one that does not match its key or is not valid, and never restarts \
+         workloads for such a certificate.",
+        &[
+            "certificate::pair::tests::what_the_ca_gave_is_refused_for_its_reason",
+            "propagation::a_bad_pair_is_never_rolled_onto",
+        ],
+    ),
+    (
+        "* It restarts a workload once for each certificate, chain or CA.",
+        &[
+            "propagation::killed_between_the_write_and_the_rollout_it_rolls_once",
+            "chain::another_intermediate_restarts_who_reads_the_chain_unless_the_setting_says_otherwise",
+            "chain::who_reads_ca_crt_alone_is_restarted_for_that_key_and_no_other",
+            "fleet::who_applies_the_manifest_again_neither_reverts_nor_repeats_the_rollout",
+        ],
+    ),
+    (
+        "* It never deletes or replaces a Secret of yours. It patches it: labels, annotations, type and other data keys \
+         are kept.",
+        &[
+            "renewal::what_is_due_is_renewed_and_its_workloads_roll",
+            "rights::every_right_is_used_and_none_is_missing",
+        ],
+    ),
+    (
+        "* It never puts a private key into a log, an Event, a metric or an annotation.",
+        &["secrecy::no_private_key_leaves_its_secret"],
+    ),
+    (
+        "* It never asks a CA for a name that the config does not allow the namespace.",
+        &["tenancy::names_of_others_are_refused_before_the_ca_is_asked"],
+    ),
+];
+
 /// The text below a heading of the README.
 fn part(heading: &str) -> Result<&'static str> {
     let below = README.split(&format!("\n## {heading}\n")).nth(1);
@@ -93,6 +147,48 @@ fn the_readme_has_its_parts_in_order() -> Result<()> {
     let never = part("What it never does")?;
     let never = never.lines().filter(|line| line.starts_with("* It "));
     ensure!(never.count() >= 5, "few promises");
+    Ok(())
+}
+
+#[test]
+fn what_the_readme_claims_has_its_tests() -> Result<()> {
+    let never = part("What it never does")?;
+    for line in never.lines().filter(|line| !line.is_empty()) {
+        let is_held = CLAIMS.iter().any(|(claim, _)| line.starts_with(claim));
+        ensure!(is_held, "no test holds: {line}");
+    }
+    for (claim, tests) in CLAIMS {
+        ensure!(README.contains(claim), "it no longer claims: {claim}");
+        for test in tests {
+            ensure!(is_test(test), "no such test: {test}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_that_is_installed_is_a_kind_or_a_webhook_of_its_own() -> Result<()> {
+    let root = Path::new(ROOT);
+    let mut read = 0;
+    for directory in ["deploy", "rbac"] {
+        for file in files(&root.join(directory))? {
+            if file.extension().is_none_or(|it| it != "yaml") {
+                continue;
+            }
+            read += 1;
+            let text = fs::read_to_string(&file)?;
+            for kind in [
+                "CustomResourceDefinition",
+                "WebhookConfiguration",
+                "APIService",
+            ] {
+                let is_there =
+                    { text.lines() }.any(|line| line.starts_with("kind: ") && line.contains(kind));
+                ensure!(!is_there, "{}: {kind}", file.display());
+            }
+        }
+    }
+    ensure!(read > 20, "only {read} manifests");
     Ok(())
 }
 

@@ -1,19 +1,19 @@
 //! Follows the objects that declare certificates, as long as the process lives.
 
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cert_renew_core::config::Config;
-use cert_renew_core::declaration::{Declaration, Kind, Source};
+use cert_renew_core::declaration::Kind;
+use cert_renew_core::declaration::found::Found;
 use cert_renew_core::text::error_chain;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use kube::runtime::watcher::Event;
 
 use super::Declared;
-use crate::cluster::declarations::{self, Metadata};
+use crate::cluster::declarations;
 use crate::cluster::secrets::watch;
 
 /// Time until a watch is tried again that the API server has refused: a right may have been given since.
@@ -26,6 +26,18 @@ const LIST_AGAIN: Duration = Duration::from_secs(300);
 /// Where to watch, and for which class.
 type Scope = (Vec<String>, String);
 
+/// One watch.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// Its number in the register.
+    number: usize,
+    kind: Kind,
+    /// Where; `None` for all namespaces.
+    namespace: Option<&'a str>,
+    /// Whether it was told that such watches are refused.
+    told: &'a AtomicBool,
+}
+
 fn scope(config: &Config) -> Scope {
     (config.watch.namespaces.clone(), config.class.clone())
 }
@@ -35,14 +47,26 @@ impl Declared {
     pub async fn follow(&self, timeout: Duration) {
         let mut config = self.shared.config.clone();
         let mut relist = self.shared.health.relist.subscribe();
-        let told = AtomicBool::new(false);
+        let told = Kind::ALL.map(|_| AtomicBool::new(false));
         loop {
             let scope = { scope(&config.borrow_and_update()) };
             let (namespaces, class) = &scope;
-            let places = watch::scopes(namespaces);
-            self.change(|register| register.open(places.iter().cloned()));
-            let watches = { places.iter().enumerate() }.map(|(number, place)| {
-                self.watch((number, place.as_deref()), class, timeout, &told)
+            let namespaces = watch::scopes(namespaces);
+            let kinds = Kind::ALL.into_iter().zip(&told);
+            let all = kinds.flat_map(|of| namespaces.iter().map(move |it| (of, it)));
+            let all: Vec<_> = all.collect();
+            self.change(|register| {
+                let all = all.iter();
+                register.open(all.map(|((kind, _), namespace)| (*kind, (*namespace).clone())));
+            });
+            let watches = { all.iter().enumerate() }.map(|(number, ((kind, told), namespace))| {
+                let place = Place {
+                    number,
+                    kind: *kind,
+                    namespace: namespace.as_deref(),
+                    told,
+                };
+                self.watch(place, class, timeout)
             });
             let moved = async {
                 while self::scope(&config.borrow_and_update()) == scope {
@@ -61,41 +85,31 @@ impl Declared {
     }
 
     /// Follows those of one place.
-    async fn watch(
-        &self,
-        (number, place): (usize, Option<&str>),
-        class: &str,
-        timeout: Duration,
-        told: &AtomicBool,
-    ) {
+    async fn watch(&self, place: Place<'_>, class: &str, timeout: Duration) {
         loop {
             tokio::select! {
-                () = self.hear((number, place), class, timeout, told) => {
+                () = self.hear(place, class, timeout) => {
                     tokio::time::sleep(AGAIN).await;
                 }
-                () = self.has_room_again(number) => {}
+                () = self.has_room_again(place.number) => {}
             }
         }
     }
 
     /// Follows those of one place until the watch is refused.
-    async fn hear(
-        &self,
-        (number, place): (usize, Option<&str>),
-        class: &str,
-        timeout: Duration,
-        told: &AtomicBool,
-    ) {
-        let mut events = declarations::watch(&self.shared.client, place, timeout);
+    async fn hear(&self, place: Place<'_>, class: &str, timeout: Duration) {
+        let client = &self.shared.client;
+        let mut events = declarations::watch(client, place.kind, place.namespace, timeout);
         while let Some(event) = events.next().await {
             match event {
-                Ok(event) => self.on_event(number, class, event),
+                Ok(event) => self.on_event(place.number, class, event),
                 Err(error) => {
                     if watch::is_refusal(&error) {
-                        self.refused(number, place, told);
+                        self.refused(place);
                         break;
                     }
                     tracing::debug!(
+                        kind = %place.kind,
                         error = error_chain(&error),
                         "the watch on declarations is interrupted"
                     );
@@ -115,17 +129,25 @@ impl Declared {
         }
     }
 
-    fn refused(&self, number: usize, place: Option<&str>, told: &AtomicBool) {
-        self.change(|register| register.blind(number));
-        if !told.swap(true, Ordering::Relaxed) {
-            tracing::info!(
-                namespace = place.unwrap_or("(all)"),
+    fn refused(&self, place: Place<'_>) {
+        self.change(|register| register.blind(place.number));
+        if place.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let namespace = place.namespace.unwrap_or("(all)");
+        match place.kind {
+            Kind::ConfigMap => tracing::info!(
+                namespace,
                 "no ConfigMap declares a certificate: that needs rbac/addons/declarations.yaml"
-            );
+            ),
+            Kind::Ingress => tracing::info!(
+                namespace,
+                "no Ingress declares a certificate: that needs rbac/addons/routes.yaml"
+            ),
         }
     }
 
-    fn on_event(&self, number: usize, class: &str, event: Event<Metadata>) {
+    fn on_event(&self, number: usize, class: &str, event: Event<Found>) {
         match event {
             Event::Init => self.change(|register| register.begin(number)),
             Event::InitApply(object) | Event::Apply(object) => {
@@ -136,27 +158,14 @@ impl Declared {
         }
     }
 
-    fn on_object(&self, number: usize, class: &str, object: &Metadata) {
-        let namespace = namespace_of(object);
-        match Declaration::of_config_map(&object.metadata, class) {
-            Some(declaration) => {
-                self.change(|register| register.declared(number, &namespace, &declaration));
-            }
-            None => self.on_gone(object),
-        }
+    fn on_object(&self, number: usize, class: &str, object: &Found) {
+        let declarations = object.declarations(class);
+        let (namespace, source) = (object.namespace(), object.source());
+        self.change(|register| register.declared(number, &namespace, &source, &declarations));
     }
 
-    fn on_gone(&self, object: &Metadata) {
-        let namespace = namespace_of(object);
-        let source = Source {
-            kind: Kind::ConfigMap,
-            name: object.metadata.name.as_deref().unwrap_or_default().into(),
-        };
+    fn on_gone(&self, object: &Found) {
+        let (namespace, source) = (object.namespace(), object.source());
         self.change(|register| register.gone(&namespace, &source));
     }
-}
-
-fn namespace_of(object: &Metadata) -> Arc<str> {
-    let namespace = object.metadata.namespace.as_deref();
-    namespace.unwrap_or_default().into()
 }

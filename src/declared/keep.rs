@@ -1,18 +1,19 @@
 //! Keeps Secrets as they are declared, during a term.
 //!
 //! Each look reads the declarations of a Secret and the Secret itself, decides, and ends in at most one write on the
-//! Secret, which the API server refuses if it has changed since, and one on each declaration that says how it stands. A
-//! Secret is made by creation only, so that one that exists is never replaced. What fails is looked at again.
+//! Secret, which the API server refuses if it has changed since, and one on each ConfigMap that says how it stands; on a
+//! route nothing is written, and what is wrong is told by an Event. A Secret is made by creation only, so that one that
+//! exists is never replaced. What fails is looked at again.
 
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cert_renew_core::declaration::Declaration;
 use cert_renew_core::declaration::decide::{self, Decision, Wanted};
 use cert_renew_core::declaration::mirror::{Mirror, REFUSED};
-use cert_renew_core::declaration::register::Register;
+use cert_renew_core::declaration::register::{Made, Register};
 use cert_renew_core::declaration::room::{MOST, MOST_OF_NAMESPACE, Refusal};
-use cert_renew_core::declaration::{Declaration, Source};
 use cert_renew_core::secret::SecretRef;
 use cert_renew_core::secret::keys;
 use cert_renew_core::secret::object::head::Head;
@@ -103,6 +104,7 @@ impl Declared {
             );
             tracing::warn!(%namespace, note, "declarations are not followed");
             let by = Version {
+                kind: by.kind,
                 namespace: &namespace,
                 name: &by.name,
                 uid: &uid,
@@ -167,8 +169,12 @@ impl Declared {
             Err(error) => Mirror::refused(&error.to_string()),
         };
         for declaration in &declarations {
-            self.tell(key, declaration, wanted.as_ref(), &mirror)
-                .await?;
+            if declaration.source.kind.is_route() {
+                self.tell_route(key, declaration, wanted.as_ref(), &mirror);
+            } else {
+                self.tell(key, declaration, wanted.as_ref(), &mirror)
+                    .await?;
+            }
         }
         Ok(())
     }
@@ -186,10 +192,11 @@ impl Declared {
             }
         }
         let mut found = Vec::new();
-        for Source { name, .. } in &sources {
-            let object = declarations::get(client, &key.namespace, name).await?;
-            let declaration = object.and_then(|it| Declaration::of_config_map(&it.metadata, class));
-            found.extend(declaration.filter(|it| it.secret == key.name));
+        for source in &sources {
+            let object = declarations::get(client, &key.namespace, source).await?;
+            let declared = object.map(|it| it.declarations(class));
+            let declared = declared.into_iter().flatten();
+            found.extend(declared.filter(|it| it.secret == key.name));
         }
         Ok(Look {
             declarations: found,
@@ -268,12 +275,42 @@ impl Declared {
         Ok(())
     }
 
+    /// Says by an Event on a route what is wrong with what it declares, where that is news.
+    fn tell_route(
+        &self,
+        key: &SecretRef,
+        declaration: &Declaration,
+        wanted: Option<&Wanted>,
+        mirror: &Mirror,
+    ) {
+        let source = &declaration.source;
+        let refused = { mirror.problems.as_deref() }
+            .filter(|_| mirror.word.as_deref() == Some(REFUSED))
+            .map(ToOwned::to_owned);
+        let refused = declaration.fault.clone().or(refused);
+        let in_vain = wanted.map_or(&[][..], |it| it.in_vain(source));
+        let contested = wanted.map_or(&[][..], |it| it.contested(source));
+        let others = in_vain.iter().chain(contested).cloned();
+        let all: Vec<String> = refused.into_iter().chain(others).collect();
+        let problems = all.join("\n");
+        if self.register.lock().is_news(key, source, &problems) {
+            tracing::warn!(secret = %key, declaration = %source, %problems, "a declaration is not followed");
+            let note = match problems.starts_with("Secret ") {
+                true => problems,
+                false => format!("Secret {}: {problems}", key.name),
+            };
+            self.event(key, declaration, Reason::DeclarationRefused, &note);
+        }
+    }
+
     /// A Secret that nothing declares any more stays, and is not renewed.
     async fn undeclare(&self, key: &SecretRef, look: Look, now: UnixTime) -> Result<(), Error> {
-        let Some(secret) = look
-            .secret
-            .filter(|_| self.register.lock().is_listed(&key.namespace))
-        else {
+        let config = self.shared.config();
+        let is_known = |secret: &ThinSecret| {
+            let made = Made::read(key, &secret.head, || None, &config.class);
+            made.is_some_and(|made| self.register.lock().is_known(&key.namespace, &made))
+        };
+        let Some(secret) = look.secret.filter(is_known) else {
             return Ok(());
         };
         let Decision::Change(changes) = decide::undeclare(now, key, &secret) else {
@@ -309,6 +346,7 @@ impl Declared {
 
 fn version<'a>(key: &'a SecretRef, declaration: &'a Declaration) -> Version<'a> {
     Version {
+        kind: declaration.source.kind,
         namespace: &key.namespace,
         name: &declaration.source.name,
         uid: &declaration.uid,

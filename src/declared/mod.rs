@@ -1,9 +1,9 @@
 //! Certificates that are declared by other objects: their Secrets are made, and kept as they are declared.
 //!
 //! ```text
-//! watch on declarations ─┐
-//!                        ├─► register ──needs a look──► keeper: reads all afresh ──► one guarded write
-//! watch on Secrets ──────┘                                (only the leader)
+//! watches on declarations ─┐
+//!                          ├─► register ──needs a look──► keeper: reads all afresh ──► one guarded write
+//! watch on Secrets ────────┘                                (only the leader)
 //! ```
 //! Every replica follows; only a term keeps. What is decided is decided in `core::declaration`, by what was read right
 //! before the write. Without the rights for it nothing is declared, and everything else works.
@@ -13,8 +13,9 @@ mod keep;
 mod lanes;
 
 use std::collections::HashSet;
+use std::future::pending;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cert_renew_core::declaration::register::{Made, Register};
 use cert_renew_core::secret::SecretRef;
@@ -66,10 +67,35 @@ impl Declared {
 
     /// Waits until Secrets need a look, and takes all of them. May be dropped at any time.
     async fn next(&self) -> HashSet<SecretRef> {
-        while self.register.lock().is_idle() {
-            self.told.notified().await;
+        loop {
+            self.wake().await;
+            tokio::time::sleep(SETTLE).await;
+            let settle = self.shared.config().routes.settle;
+            let taken = self.register.lock().take(Instant::now(), settle);
+            if !taken.is_empty() {
+                return taken;
+            }
         }
-        tokio::time::sleep(SETTLE).await;
-        self.register.lock().take()
+    }
+
+    /// Waits until Secrets need a look, or what routes have changed has rested.
+    async fn wake(&self) {
+        let settle = self.shared.config().routes.settle;
+        let (is_idle, rests) = {
+            let register = self.register.lock();
+            (register.is_idle(), register.rests(settle))
+        };
+        let rested = async {
+            match rests {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => pending().await,
+            }
+        };
+        if is_idle {
+            tokio::select! {
+                () = self.told.notified() => {}
+                () = rested => {}
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 use cert_renew_core::declaration::Declaration;
 use cert_renew_core::declaration::decide::Wanted;
+use cert_renew_core::declaration::ingress::Ingress;
 use cert_renew_core::declaration::mirror::Mirror;
 use cert_renew_core::rollout::HaltNote;
 use cert_renew_core::schedule::rate_limits;
@@ -105,6 +106,14 @@ pub(crate) const READERS: &[Reader] = &[
                     let _ = Mirror::default().with(in_vain).digest();
                 }
             }
+        }
+    }),
+    ("an Ingress that declares", |input| {
+        let ingress = serde_json::from_slice::<Ingress>(input).ok();
+        let all = ingress.map(|ingress| Declaration::of_ingress(&ingress, "default"));
+        for declaration in all.into_iter().flatten() {
+            let key = declaration.key("a");
+            drop(Wanted::of(&key, &[declaration]));
         }
     }),
     ("records of declarations", |input| {
@@ -395,6 +404,14 @@ pub(super) fn shapes() -> Vec<(&'static str, Shape)> {
             r#"{"name":"a","labels":{"cert-renew.io/certificate":"true"},"annotations":{"#,
             |number| format!(r#""cert-renew.io/{number:06}":"x","#),
             r#""cert-renew.io/names":"a.example"}}"#,
+        ),
+    ));
+    all.push((
+        "Secrets of an Ingress",
+        differing(
+            r#"{"metadata":{"name":"a","annotations":{"cert-renew.io/issuer":"x"}},"spec":{"tls":["#,
+            |number| format!(r#"{{"secretName":"s{number:06}","hosts":["a{number:06}.example"]}},"#),
+            r#"{}]}}"#,
         ),
     ));
     all.push((

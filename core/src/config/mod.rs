@@ -23,8 +23,8 @@ pub use allow::{Allow, Glob, Labels, NamePattern, NotAPattern};
 pub use faults::{Fault, Faults};
 pub use issuer::{EabConfig, Issuer, PreferredChain, SecretKey, Staging};
 pub use operation::{
-    Access, DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, Select, Unseen,
-    WatchConfig,
+    Access, DnsConfig, MetricsConfig, Observe, RenewalConfig, RolloutConfig, RoutesConfig, Select,
+    Unseen, WatchConfig,
 };
 pub use provider::{SUPPORTED_PROVIDERS, UNTESTED_PROVIDERS};
 use reader::KeyPath;
@@ -62,6 +62,8 @@ pub struct Config {
     pub dns: DnsConfig,
     /// What is watched.
     pub watch: WatchConfig,
+    /// How routes that declare certificates are followed.
+    pub routes: RoutesConfig,
     /// What is exported.
     pub metrics: MetricsConfig,
     /// Every Secret is treated as if it said `paused`: nothing is issued, written or rolled.
@@ -177,6 +179,7 @@ impl Config {
                 rollout: RolloutConfig::read(&fields.get("rollout")),
                 dns: DnsConfig::read(&fields.get("dns")),
                 watch: WatchConfig::read(&fields.get("watch")),
+                routes: RoutesConfig::read(&fields.get("routes")),
                 metrics: MetricsConfig::read(&fields.get("metrics")),
                 paused: fields.get("paused").flag(false),
                 defaults,

@@ -63,6 +63,13 @@ pub struct WatchConfig {
     pub observe: Observe,
 }
 
+/// How routes that declare certificates are followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoutesConfig {
+    /// How long what they say has to rest before a Secret that is made is changed by it.
+    pub settle: Duration,
+}
+
 impl WatchConfig {
     /// Why the operator does not see a Secret of this namespace and type, if it does not.
     #[must_use]
@@ -133,6 +140,12 @@ pub enum Access {
     Anyone,
     /// Those who show a token and have the right, over TLS.
     Viewers,
+}
+
+impl Default for RoutesConfig {
+    fn default() -> Self {
+        Self { settle: MINUTE }
+    }
 }
 
 impl Default for RolloutConfig {
@@ -254,6 +267,17 @@ impl DnsConfig {
                 .get("nameservers")
                 .list(|item| item.parse(str::parse)),
             ca_bundle: fields.get("caBundle").parse(absolute),
+        })
+    }
+}
+
+impl RoutesConfig {
+    pub(super) fn read(place: &KeyPath<'_>) -> Self {
+        let default = Self::default();
+        place.fields(|fields| Self {
+            settle: fields
+                .get("settle")
+                .duration(Duration::ZERO..=DAY, default.settle),
         })
     }
 }

@@ -27,6 +27,8 @@ pub struct Wanted {
     /// What one of them says in vain: a setting that an older one has in another form, or that nobody knows. At most
     /// [`MOST_TOLD`] of each.
     conflicts: BTreeMap<Source, Vec<String>>,
+    /// What younger objects say in vain because of a route. At most [`MOST_TOLD`] of each.
+    contested: BTreeMap<Source, Vec<String>>,
     /// Digest of all of it.
     pub of: u64,
 }
@@ -46,10 +48,16 @@ impl Wanted {
             return None;
         }
         let (mut settings, mut conflicts) = (BTreeMap::<String, String>::new(), BTreeMap::new());
+        let mut contested = BTreeMap::<Source, Vec<String>>::new();
+        // Where each setting comes from.
+        let mut from = BTreeMap::<&str, &Source>::new();
         let mut names = Vec::new();
         for (_, declaration) in &all {
-            let mut in_vain: Vec<String> =
-                unknown(&declaration.settings).take(MOST_TOLD / 2).collect();
+            let remarks = declaration.remarks.iter().cloned();
+            let mut in_vain: Vec<String> = remarks
+                .chain(unknown(&declaration.settings))
+                .take(MOST_TOLD / 2)
+                .collect();
             for (setting, value) in &declaration.settings {
                 if setting == keys::NAMES {
                     names.push(value.as_str());
@@ -64,9 +72,21 @@ impl Wanted {
                             "{setting}: {value}: an older object declares the same Secret with {older}, which counts"
                         );
                         in_vain.push(text);
+                        let older_one = from.get(setting.as_str()).filter(|it| it.kind.is_route());
+                        if let Some(older_one) = older_one {
+                            let told = contested.entry((*older_one).clone()).or_default();
+                            let source = &declaration.source;
+                            let text = format!(
+                                "{setting}: {older}: it counts, and {source}, which is younger, declares the same Secret with {value}"
+                            );
+                            told.extend((told.len() < MOST_TOLD).then_some(text));
+                        }
                     }
                     Some(_) => {}
-                    None => _ = settings.insert(setting.clone(), value.clone()),
+                    None => {
+                        settings.insert(setting.clone(), value.clone());
+                        from.insert(setting, &declaration.source);
+                    }
                 }
             }
             if !in_vain.is_empty() {
@@ -83,6 +103,7 @@ impl Wanted {
             settings,
             by: all.iter().map(|(_, it)| it.source.clone()).collect(),
             conflicts,
+            contested,
             of,
         })
     }
@@ -91,6 +112,20 @@ impl Wanted {
     #[must_use]
     pub fn in_vain(&self, of: &Source) -> &[String] {
         self.conflicts.get(of).map_or(&[], Vec::as_slice)
+    }
+
+    /// What younger objects say in vain because of this one, if it is a route, a text each.
+    #[must_use]
+    pub fn contested(&self, of: &Source) -> &[String] {
+        self.contested.get(of).map_or(&[], Vec::as_slice)
+    }
+
+    /// How another Secret is named.
+    fn another(&self) -> String {
+        match self.by.iter().any(|it| it.kind.is_route()) {
+            true => "name another in spec.tls".to_owned(),
+            false => format!("name another by {}", keys::SECRET),
+        }
     }
 
     /// The settings that go onto the Secret.
@@ -181,7 +216,7 @@ pub fn decide(
             },
         };
     };
-    if let Some(why) = not_ours(key, secret) {
+    if let Some(why) = not_ours(key, wanted, secret) {
         return Decision::Refuse(why);
     }
     let changes = changes(key, wanted, secret);
@@ -244,7 +279,7 @@ fn new_annotations(key: &SecretRef, wanted: &Wanted) -> BTreeMap<String, String>
 }
 
 /// Why a Secret that exists is not ours to keep, and what to do about it.
-fn not_ours(key: &SecretRef, secret: &ThinSecret) -> Option<String> {
+fn not_ours(key: &SecretRef, wanted: &Wanted, secret: &ThinSecret) -> Option<String> {
     let SecretRef { namespace, name } = key;
     let head = &secret.head;
     if head.deleting {
@@ -253,15 +288,15 @@ fn not_ours(key: &SecretRef, secret: &ThinSecret) -> Option<String> {
     if secret.kind != TLS_TYPE {
         let kind = shown(&secret.kind);
         return Some(format!(
-            "Secret {name} exists, and is of the type {kind}: only one of type {TLS_TYPE} can be declared; name another by {}",
-            keys::SECRET
+            "Secret {name} exists, and is of the type {kind}: only one of type {TLS_TYPE} can be declared; {}",
+            wanted.another()
         ));
     }
     if let Some(keeper) = &head.keeper {
         let keeper = shown(&keeper.to_string());
         return Some(format!(
-            "Secret {name} exists, and {keeper} writes it: end that first, or name another by {}",
-            keys::SECRET
+            "Secret {name} exists, and {keeper} writes it: end that first, or {}",
+            wanted.another()
         ));
     }
     (!is_marked(head)).then(|| {

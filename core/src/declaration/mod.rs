@@ -2,19 +2,22 @@
 //! that name a Secret, the Secret and the config to the one write that it needs, or to what is wrong.
 //!
 //! ```text
-//! ConfigMap ──► Declaration ─┐
-//!                            ├─► wanted ──► decide ──► made, changed, or left alone with a reason
-//! Secret as it is now ───────┘
+//! ConfigMap ──► Declaration ───────────┐
+//! Ingress ──► one for each of its TLS  ├─► wanted ──► decide ──► made, changed, or left alone with a reason
+//! Secret as it is now ─────────────────┘
 //! ```
 //! A declaration owns no data. Its settings are copied onto the Secret, where everything else reads them, so the rest of
 //! cert-renew does not know of declarations. What a declaration asks for is judged as the Secret would be that it asks
 //! for: a name that `allow` does not grant, or a value that cannot be read, changes nothing.
 
 pub mod decide;
+pub mod found;
+pub mod ingress;
 pub mod mirror;
 pub mod object;
 pub mod register;
 pub mod room;
+pub mod settling;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,13 +44,34 @@ const MOST_OTHERS: usize = 32;
 pub enum Kind {
     /// A ConfigMap with the label [`keys::CERTIFICATE_LABEL`].
     ConfigMap,
+    /// An Ingress with the annotation [`keys::ISSUER`]: it declares each Secret that its TLS entries name.
+    Ingress,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::ConfigMap, Self::Ingress];
+
+    /// Its name, as manifests have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Ingress => "Ingress",
+        }
+    }
+
+    /// Whether it says first of all where requests go. Nothing is written on such an object, and what changes of it is
+    /// waited for until it rests.
+    #[must_use]
+    pub fn is_route(self) -> bool {
+        self == Self::Ingress
+    }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ConfigMap => "ConfigMap",
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -70,9 +94,10 @@ impl Source {
     /// Reads what Display has written.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
-        let name = text.strip_prefix("ConfigMap/")?;
+        let (kind, name) = text.split_once('/')?;
+        let kind = Kind::ALL.into_iter().find(|it| it.as_str() == kind)?;
         is_object_name(name).then(|| Self {
-            kind: Kind::ConfigMap,
+            kind,
             name: name.into(),
         })
     }
@@ -95,7 +120,9 @@ pub struct Declaration {
     pub settings: BTreeMap<String, String>,
     /// Why it cannot be followed, whatever the Secret says.
     pub fault: Option<String>,
-    /// What stands on it for people.
+    /// What it says in vain, whatever others declare.
+    pub remarks: Vec<String>,
+    /// What stands on it for people; of a route, nothing.
     pub told: mirror::Mirror,
 }
 
@@ -112,50 +139,44 @@ impl Declaration {
         }
         let none = BTreeMap::new();
         let annotations = metadata.annotations.as_ref().unwrap_or(&none);
-        let wanted = annotations.get(keys::CLASS).map(|it| it.trim());
-        if wanted.unwrap_or(DEFAULT_CLASS) != class {
+        if !is_for(class, annotations) {
             return None;
         }
-        let of_ours = annotations
-            .iter()
-            .filter(|(key, _)| key.starts_with(keys::PREFIX));
-        let mut others = 0;
-        let own = [keys::SECRET, keys::DECLARED, keys::MANAGED_LABEL];
-        let settings: BTreeMap<String, String> = of_ours
-            .filter(|(key, _)| !own.contains(&key.as_str()))
-            .filter(|(key, _)| {
-                decide::is_setting(key) || {
-                    others += 1;
-                    others <= MOST_OTHERS
-                }
-            })
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
+        let settings = settings_of(annotations, &[keys::SECRET]);
         let secret = annotations.get(keys::SECRET).map_or(name, |it| it.trim());
-        let hides_a_key = settings.values().any(|value| holds_private_key(value));
         let fault = if !is_object_name(secret) {
             let (key, secret) = (keys::SECRET, shown(secret));
             Some(format!("{key}: {secret}: expected the name of a Secret"))
-        } else if hides_a_key {
-            Some("an annotation holds a private key, which nobody may read there: remove it, and revoke what it belongs to".into())
         } else {
-            None
+            hides_a_key(&settings)
         };
-        let created = metadata.creation_timestamp.as_ref();
         Some(Self {
-            source: Source {
-                kind: Kind::ConfigMap,
-                name: name.into(),
-            },
-            uid: metadata.uid.clone().unwrap_or_default(),
-            resource_version: metadata.resource_version.clone().unwrap_or_default(),
-            created: UnixTime(created.map_or(i64::MAX, |at| at.0.as_second())),
             // What has no valid name of its own is told on the object itself.
             secret: if is_object_name(secret) { secret } else { name }.into(),
             settings,
             fault,
             told: mirror::Mirror::of_object(annotations, labels),
+            ..Self::nothing(Kind::ConfigMap, name, metadata)
         })
+    }
+
+    /// An object that says nothing yet.
+    fn nothing(kind: Kind, name: &str, metadata: &ObjectMeta) -> Self {
+        let created = metadata.creation_timestamp.as_ref();
+        Self {
+            source: Source {
+                kind,
+                name: name.into(),
+            },
+            uid: metadata.uid.clone().unwrap_or_default(),
+            resource_version: metadata.resource_version.clone().unwrap_or_default(),
+            created: UnixTime(created.map_or(i64::MAX, |at| at.0.as_second())),
+            secret: name.into(),
+            settings: BTreeMap::new(),
+            fault: None,
+            remarks: Vec::new(),
+            told: mirror::Mirror::default(),
+        }
     }
 
     /// The Secret that it declares.
@@ -167,13 +188,58 @@ impl Declaration {
     /// What is kept of it between looks.
     #[must_use]
     pub fn brief(&self) -> Brief {
+        let mut text = format!("{:?}{:?}", self.settings, self.fault);
+        // Those of ConfigMaps stay as they are: they are on record.
+        if !self.remarks.is_empty() {
+            text.push_str(&format!("{:?}", self.remarks));
+        }
         Brief {
             created: self.created,
             source: self.source.clone(),
-            digest: hash(&format!("{:?}{:?}", self.settings, self.fault)),
+            secret: Arc::clone(&self.secret),
+            digest: hash(&text),
             told: self.told.digest(),
         }
     }
+}
+
+/// Whether an object is for an installation of this class.
+fn is_for(class: &str, annotations: &BTreeMap<String, String>) -> bool {
+    let wanted = annotations.get(keys::CLASS).map(|it| it.trim());
+    wanted.unwrap_or(DEFAULT_CLASS) == class
+}
+
+/// The annotations under our prefix that are settings of a certificate, and some that are none; without those that mean
+/// something else on such an object.
+fn settings_of(
+    annotations: &BTreeMap<String, String>,
+    others: &[&str],
+) -> BTreeMap<String, String> {
+    let of_ours = annotations
+        .iter()
+        .filter(|(key, _)| key.starts_with(keys::PREFIX));
+    let own = [keys::DECLARED, keys::MANAGED_LABEL];
+    let is_own = |key: &str| own.contains(&key) || others.contains(&key);
+    let mut unknown = 0;
+    of_ours
+        .filter(|(key, _)| !is_own(key))
+        .filter(|(key, _)| {
+            decide::is_setting(key) || {
+                unknown += 1;
+                unknown <= MOST_OTHERS
+            }
+        })
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// What is wrong with settings among which there is a private key.
+fn hides_a_key(settings: &BTreeMap<String, String>) -> Option<String> {
+    let is_one = settings.values().any(|value| holds_private_key(value));
+    is_one.then(|| {
+        "an annotation holds a private key, which nobody may read there: remove it, and revoke what it belongs to"
+            .into()
+    })
 }
 
 /// What is kept of a declaration between looks. Ordered by age.
@@ -181,6 +247,7 @@ impl Declaration {
 pub struct Brief {
     created: UnixTime,
     source: Source,
+    secret: Arc<str>,
     digest: u64,
     told: mirror::Digest,
 }
@@ -190,6 +257,11 @@ impl Brief {
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The Secret that it declares.
+    fn key(&self, namespace: &Arc<str>) -> SecretRef {
+        SecretRef::new(Arc::clone(namespace), Arc::clone(&self.secret))
     }
 }
 

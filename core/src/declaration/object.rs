@@ -1,4 +1,4 @@
-//! The metadata of a ConfigMap as the watch on declarations reads it.
+//! The metadata of an object as the watches on declarations read it; of a ConfigMap nothing else is read.
 //!
 //! Anybody of a namespace may write a megabyte of labels and managedFields there, and the client library would decode all
 //! of it. Only what a [`super::Declaration`] is read from is kept, and decoding cannot fail (see
@@ -87,7 +87,7 @@ impl Shape for Metadata {
     }
 }
 
-struct Fields<'a>(&'a mut ObjectMeta);
+pub(super) struct Fields<'a>(pub(super) &'a mut ObjectMeta);
 
 impl Shape for Fields<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {

@@ -6,15 +6,18 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::mirror::{self, Mirror};
-use super::room::{Refusal, Room};
-use super::{Brief, Declaration, MOST_OF_SECRET, Source, digest};
+use super::room::{One, Refusal, Room};
+use super::settling::Settling;
+use super::{Brief, Declaration, Kind, MOST_OF_SECRET, Source, digest};
 use crate::secret::SecretRef;
 use crate::secret::declared::{DeclaredMark, is_marked};
 use crate::secret::keys;
 use crate::secret::object::head::Head;
 use crate::secret::settings::DEFAULT_CLASS;
+use crate::text::hash::hash;
 use crate::verdict::State;
 
 /// What is known of all declarations.
@@ -22,19 +25,31 @@ use crate::verdict::State;
 pub struct Register {
     scopes: Vec<Scope>,
     secrets: HashMap<SecretRef, Known>,
-    /// The Secret that each declares and what is kept of it, by namespace and object.
-    of: HashMap<(Arc<str>, Source), (SecretRef, Brief)>,
+    /// What each declares, by namespace and object.
+    of: HashMap<(Arc<str>, Source), Vec<Followed>>,
     waiting: HashSet<SecretRef>,
+    settling: Settling,
     room: Room,
+}
+
+/// What is kept of a declaration.
+#[derive(Debug)]
+struct Followed {
+    brief: Brief,
+    /// Digest of what its object was told last to be wrong, if that is a route.
+    said: Option<u64>,
 }
 
 /// One watch on declarations.
 #[derive(Debug)]
 struct Scope {
+    kind: Kind,
     /// Where it watches; `None` for all namespaces.
     namespace: Option<Arc<str>>,
     /// Whether it has named all that there are, and still works.
     listed: bool,
+    /// Whether it was refused, and names nothing.
+    blind: bool,
     /// Those that were named since the list began; `None` while it only follows changes.
     named: Option<HashSet<(Arc<str>, Source)>>,
 }
@@ -53,6 +68,8 @@ pub struct Made {
     of: u64,
     is_intact: bool,
     is_gone: bool,
+    /// Whether its record names objects of a kind, in the order of [`Kind::ALL`].
+    by: [bool; Kind::ALL.len()],
     told: mirror::Digest,
 }
 
@@ -73,27 +90,34 @@ impl Made {
             return None;
         }
         let record = DeclaredMark::read(key, head)?;
+        let by = record.by.iter().take(MOST_OF_SECRET);
+        let by: Vec<Source> = by.filter_map(|it| Source::read(it)).collect();
+        let is_by = |kind: Kind| by.iter().any(|it| it.kind == kind);
         Some(Self {
             of: record.of,
             is_intact: record.is_intact(head),
             is_gone: record.gone.is_some(),
+            by: Kind::ALL.map(is_by),
             told: Mirror::of_secret(head, state()).digest(),
         })
     }
 }
 
 impl Register {
-    /// The watches are opened in these places; `None` for all namespaces. What is known of others is forgotten.
-    pub fn open(&mut self, places: impl IntoIterator<Item = Option<Arc<str>>>) {
-        let scope = |namespace| Scope {
+    /// These watches are opened, each on a kind and in a place; `None` for all namespaces. What is known of others is
+    /// forgotten.
+    pub fn open(&mut self, places: impl IntoIterator<Item = (Kind, Option<Arc<str>>)>) {
+        let scope = |(kind, namespace)| Scope {
+            kind,
             namespace,
             listed: false,
+            blind: false,
             named: None,
         };
         self.scopes = places.into_iter().map(scope).collect();
-        let elsewhere = self.of.keys().filter(|(namespace, _)| {
+        let elsewhere = self.of.keys().filter(|(namespace, source)| {
             let mut scopes = self.scopes.iter();
-            !scopes.any(|scope| scope.covers(namespace))
+            !scopes.any(|scope| scope.kind == source.kind && scope.covers(namespace))
         });
         for (namespace, source) in elsewhere.cloned().collect::<Vec<_>>() {
             self.gone(&namespace, &source);
@@ -107,7 +131,8 @@ impl Register {
     pub fn begin(&mut self, scope: usize) {
         if let Some(scope) = self.scopes.get_mut(scope) {
             scope.named = Some(HashSet::new());
-            self.room.begin(|namespace| scope.covers(namespace));
+            let kind = scope.kind;
+            self.room.begin(kind, |namespace| scope.covers(namespace));
         }
     }
 
@@ -119,90 +144,160 @@ impl Register {
         let Some(named) = scope.named.take() else {
             return;
         };
-        scope.listed = true;
-        let place = scope.namespace.clone();
+        (scope.listed, scope.blind) = (true, false);
+        let (kind, place) = (scope.kind, scope.namespace.clone());
         let is_here = |namespace: &str| place.as_deref().is_none_or(|it| it == namespace);
         let unnamed = self
             .of
             .keys()
-            .filter(|it| is_here(&it.0) && !named.contains(*it));
+            .filter(|it| it.1.kind == kind && is_here(&it.0) && !named.contains(*it));
         for (namespace, source) in unnamed.cloned().collect::<Vec<_>>() {
             self.gone(&namespace, &source);
         }
         self.room.listed(is_here);
+        self.wait_for_all(is_here);
+    }
+
+    /// A watch cannot be had: what it would name is not known to be gone, and nothing else waits for it.
+    pub fn blind(&mut self, scope: usize) {
+        let Some(scope) = self.scopes.get_mut(scope) else {
+            return;
+        };
+        scope.listed = false;
+        if std::mem::replace(&mut scope.blind, true) {
+            return;
+        }
+        let place = scope.namespace.clone();
+        self.wait_for_all(|namespace| place.as_deref().is_none_or(|it| it == namespace));
+    }
+
+    fn wait_for_all(&mut self, is_here: impl Fn(&str) -> bool) {
         let here = self.secrets.keys().filter(|key| is_here(&key.namespace));
         for key in here.cloned().collect::<Vec<_>>() {
             self.wait(&key);
         }
     }
 
-    /// A watch cannot be had: what it would name is not known to be gone.
-    pub fn blind(&mut self, scope: usize) {
-        if let Some(scope) = self.scopes.get_mut(scope) {
-            scope.listed = false;
-        }
-    }
-
-    /// Whether all declarations of a namespace are known.
+    /// Whether all is known that may declare a Secret of this namespace: each watch there has named all that there are or
+    /// is refused, and those on the kinds of objects that have declared it are not refused.
     #[must_use]
-    pub fn is_listed(&self, namespace: &str) -> bool {
-        let mut scopes = self.scopes.iter();
-        scopes.any(|scope| scope.listed && scope.covers(namespace))
+    pub fn is_known(&self, namespace: &str, made: &Made) -> bool {
+        let here = self.scopes.iter().filter(|it| it.covers(namespace));
+        let here: Vec<&Scope> = here.collect();
+        let is_listed = |kind: Kind| here.iter().any(|it| it.kind == kind && it.listed);
+        let is_open = here.iter().any(|it| !it.listed && !it.blind);
+        // A record that names nothing is none of ours: it stays as it was before there were other kinds.
+        let is_by_none = made.by.iter().all(|it| !it);
+        let mut kinds = Kind::ALL.into_iter().zip(made.by);
+        let all = kinds.all(|(kind, is_by)| !is_by || is_listed(kind));
+        !is_open && all && (!is_by_none || is_listed(Kind::ConfigMap))
     }
 
-    /// A watch has brought a declaration. Where its namespace has too many, the youngest is not followed; where all have,
-    /// the youngest of the namespace that has most.
-    pub fn declared(&mut self, scope: usize, namespace: &Arc<str>, declaration: &Declaration) {
-        let brief = declaration.brief();
-        let place = (Arc::clone(namespace), brief.source.clone());
-        if let Some((_, was)) = self.of.get(&place) {
-            self.room.leave(namespace, was);
+    /// A watch has brought an object, with all that it declares. Where its namespace has too many declarations, the
+    /// youngest is not followed; where all have, the youngest of the namespace that has most.
+    pub fn declared(
+        &mut self,
+        scope: usize,
+        namespace: &Arc<str>,
+        source: &Source,
+        declarations: &[Declaration],
+    ) {
+        let place = (Arc::clone(namespace), source.clone());
+        let before = self.of.remove(&place).unwrap_or_default();
+        for it in &before {
+            self.room.leave(namespace, &it.brief);
         }
-        match self.room.admit(namespace, &brief, &declaration.uid) {
-            None => {}
-            Some(refused) if refused == place => return self.gone(namespace, &brief.source),
-            Some(refused) => {
-                self.gone(&refused.0, &refused.1);
-                let named = self.scopes.iter_mut().filter_map(|it| it.named.as_mut());
-                named.for_each(|named| _ = named.remove(&refused));
+        let mut followed = Vec::<Followed>::new();
+        for declaration in declarations {
+            let brief = declaration.brief();
+            let refused = self.room.admit(namespace, &brief, &declaration.uid);
+            let was = before.iter().find(|it| it.brief.secret == brief.secret);
+            let said = was.and_then(|it| it.said);
+            followed.push(Followed { brief, said });
+            match refused {
+                None => {}
+                Some((full, (of, secret))) if full == *namespace && of == *source => {
+                    followed.retain(|it| it.brief.secret != secret);
+                }
+                Some((full, one)) => self.leave_out(full, one),
             }
+        }
+        for was in &before {
+            let key = was.brief.key(namespace);
+            self.remove(&key, &was.brief);
+            if !followed.iter().any(|it| it.brief.secret == key.name) {
+                self.wait(&key);
+            }
+        }
+        for Followed { brief, .. } in &followed {
+            let key = brief.key(namespace);
+            let known = self.secrets.entry(key.clone()).or_default();
+            known.declarations.insert(brief.clone());
+            self.wait(&key);
+        }
+        if followed.is_empty() {
+            return;
         }
         if let Some(named) = { self.scopes.get_mut(scope) }.and_then(|it| it.named.as_mut()) {
             named.insert(place.clone());
         }
-        let key = declaration.key(Arc::clone(namespace));
-        let before = self.of.insert(place, (key.clone(), brief.clone()));
-        if let Some((before, was)) = before {
-            self.remove(&before, &was);
-            if before != key {
-                self.wait(&before);
-            }
-        }
-        let known = self.secrets.entry(key.clone()).or_default();
-        known.declarations.insert(brief);
-        self.wait(&key);
+        self.of.insert(place, followed);
     }
 
     /// An object is gone, or declares nothing any more.
     pub fn gone(&mut self, namespace: &Arc<str>, source: &Source) {
         let place = (Arc::clone(namespace), source.clone());
-        if let Some((key, was)) = self.of.remove(&place) {
-            self.room.leave(namespace, &was);
-            self.remove(&key, &was);
+        for Followed { brief, .. } in self.of.remove(&place).unwrap_or_default() {
+            let key = brief.key(namespace);
+            self.room.leave(namespace, &brief);
+            self.remove(&key, &brief);
             self.wait(&key);
         }
+    }
+
+    /// A declaration of another object has no room any more.
+    fn leave_out(&mut self, namespace: Arc<str>, (source, secret): One) {
+        let place = (namespace, source);
+        let Some(followed) = self.of.get_mut(&place) else {
+            return;
+        };
+        let Some(at) = followed.iter().position(|it| it.brief.secret == secret) else {
+            return;
+        };
+        let Followed { brief, .. } = followed.swap_remove(at);
+        if followed.is_empty() {
+            self.of.remove(&place);
+            let named = self.scopes.iter_mut().filter_map(|it| it.named.as_mut());
+            named.for_each(|named| _ = named.remove(&place));
+        }
+        let key = brief.key(&place.0);
+        self.remove(&key, &brief);
+        self.wait(&key);
     }
 
     /// Whether a list by this watch would name declarations that had no room and may have some now.
     #[must_use]
     pub fn has_room_again(&self, scope: usize) -> bool {
         let scope = self.scopes.get(scope);
-        scope.is_some_and(|scope| self.room.is_free_again(|namespace| scope.covers(namespace)))
+        scope.is_some_and(|scope| {
+            self.room
+                .is_free_again(scope.kind, |namespace| scope.covers(namespace))
+        })
     }
 
     /// What is not followed because a namespace has too many declarations: one of each such namespace, once.
     pub fn refusals(&mut self) -> Vec<Refusal> {
         self.room.take_untold()
+    }
+
+    /// Whether it is news to a route what is wrong about a Secret that it declares; it is told then. Nothing keeps it
+    /// beyond the life of the process.
+    pub fn is_news(&mut self, key: &SecretRef, source: &Source, problems: &str) -> bool {
+        let said = (!problems.is_empty()).then(|| hash(problems));
+        let place = (Arc::clone(&key.namespace), source.clone());
+        let mut followed = self.of.get_mut(&place).into_iter().flatten();
+        let of_it = followed.find(|it| it.brief.secret == key.name);
+        of_it.is_some_and(|it| std::mem::replace(&mut it.said, said) != said && said.is_some())
     }
 
     /// A Secret has been seen, or is gone: `made` if its settings come from declarations.
@@ -217,6 +312,9 @@ impl Register {
                 self.secrets.insert(key.clone(), known);
             }
             (Some(known), made) => known.made = made,
+        }
+        if self.unsettled(key).is_none() {
+            self.settling.forget(key);
         }
         self.tidy(key);
         self.wait(key);
@@ -248,12 +346,14 @@ impl Register {
         match known.made {
             None => !known.declarations.is_empty(),
             Some(made) if known.declarations.is_empty() => {
-                !made.is_gone && self.is_listed(&key.namespace)
+                !made.is_gone && self.is_known(&key.namespace, &made)
             }
             Some(made) => {
+                // Nothing is written on a route.
+                let mut told = known.that_count().filter(|it| !it.source.kind.is_route());
                 made.is_gone
                     || !made.is_intact
-                    || known.that_count().any(|it| it.told != made.told)
+                    || told.any(|it| it.told != made.told)
                     || made.of != digest(key, known.that_count())
             }
         }
@@ -276,9 +376,41 @@ impl Register {
         self.waiting.insert(key);
     }
 
-    /// Takes all that wait for a look.
-    pub fn take(&mut self) -> HashSet<SecretRef> {
-        std::mem::take(&mut self.waiting)
+    /// Takes all that wait for a look. Where routes have changed what is declared for a Secret that is made, it waits until
+    /// that has rested for so long.
+    pub fn take(&mut self, now: Instant, settle: Duration) -> HashSet<SecretRef> {
+        let mut taken = std::mem::take(&mut self.waiting);
+        for key in self.settling.rested(now, settle) {
+            if self.is_outdated(&key) {
+                taken.insert(key);
+            } else {
+                self.settling.forget(&key);
+            }
+        }
+        taken.retain(|key| match self.unsettled(key) {
+            Some(of) => self.settling.has_rested(key, of, now, settle),
+            None => {
+                self.settling.forget(key);
+                true
+            }
+        });
+        taken
+    }
+
+    /// When the next one has rested that [`Register::take`] has left.
+    #[must_use]
+    pub fn rests(&self, settle: Duration) -> Option<Instant> {
+        self.settling.next(settle)
+    }
+
+    /// Digest of what routes and others declare for a Secret that is made, if something else was declared when it was
+    /// looked at.
+    fn unsettled(&self, key: &SecretRef) -> Option<u64> {
+        let known = self.secrets.get(key)?;
+        let made = known.made.filter(|it| !it.is_gone)?;
+        let is_routed = known.that_count().any(|it| it.source.kind.is_route());
+        let of = digest(key, known.that_count());
+        (is_routed && made.of != of).then_some(of)
     }
 
     /// Whether none waits.
@@ -305,6 +437,7 @@ impl Register {
         if self.secrets.get(key).is_some_and(is_empty) {
             self.secrets.remove(key);
             self.waiting.remove(key);
+            self.settling.forget(key);
         }
     }
 }

@@ -4,14 +4,14 @@
 //! Which they are does not depend on the order in which they are seen, except that one is taken up only by the next list
 //! where an older one has gone. Of the others nothing is kept but that there are some.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Brief, Source};
+use super::{Brief, Kind, Source};
 use crate::time::UnixTime;
 
-/// Most declarations of a namespace that are followed. Each takes about a kilobyte, and a user who may write ConfigMaps
-/// can make any number of them; no namespace with this number of certificates is known.
+/// Most declarations of a namespace that are followed. Each takes about a kilobyte, and a user who may write ConfigMaps or
+/// Ingresses can make any number of them; no namespace with this number of certificates is known.
 pub const MOST_OF_NAMESPACE: usize = 5_000;
 /// Most declarations of all namespaces that are followed: whoever has some namespaces fills no more than this.
 pub const MOST: usize = 20_000;
@@ -39,12 +39,15 @@ pub(super) struct Room {
     count: usize,
 }
 
+/// One declaration: its object, and its Secret.
+pub(super) type One = (Source, Arc<str>);
+
 #[derive(Debug, Default)]
 struct Place {
     /// By age.
-    followed: BTreeSet<(UnixTime, Source)>,
-    /// The last one that had no room since the list began.
-    refusal: Option<Refusal>,
+    followed: BTreeSet<(UnixTime, One)>,
+    /// The last one of each kind that had no room since the list of that kind began.
+    refusals: BTreeMap<Kind, Refusal>,
     /// Whether that there are such is reported.
     is_told: bool,
 }
@@ -57,9 +60,9 @@ impl Room {
         namespace: &Arc<str>,
         brief: &Brief,
         uid: &str,
-    ) -> Option<(Arc<str>, Source)> {
+    ) -> Option<(Arc<str>, One)> {
         let place = self.places.entry(Arc::clone(namespace)).or_default();
-        let is_new = place.followed.insert((brief.created, brief.source.clone()));
+        let is_new = place.followed.insert(place_of(brief));
         let of_all = place.followed.len() <= MOST_OF_NAMESPACE;
         self.count += usize::from(is_new);
         if of_all && self.count <= MOST {
@@ -73,18 +76,20 @@ impl Room {
         let place = self.places.get_mut(&full)?;
         let (_, refused) = place.followed.pop_last()?;
         self.count -= 1;
+        let (source, _) = &refused;
         let (by, uid) = if full == *namespace {
             (&brief.source, uid)
         } else {
-            (&refused, "")
+            (source, "")
         };
-        place.refusal = Some(Refusal {
+        let refusal = Refusal {
             namespace: Arc::clone(&full),
             by: by.clone(),
             uid: uid.into(),
-            refused: refused.clone(),
+            refused: source.clone(),
             of_all,
-        });
+        };
+        place.refusals.insert(source.kind, refusal);
         Some((full, refused))
     }
 
@@ -97,7 +102,7 @@ impl Room {
 
     /// Whether there are declarations of a namespace that are not followed.
     pub(super) fn leaves_out(&self, namespace: &str) -> bool {
-        { self.places.get(namespace) }.is_some_and(|place| place.refusal.is_some())
+        { self.places.get(namespace) }.is_some_and(|place| !place.refusals.is_empty())
     }
 
     /// One is not followed any more.
@@ -105,27 +110,26 @@ impl Room {
         let Some(place) = self.places.get_mut(namespace) else {
             return;
         };
-        let was = (brief.created, brief.source.clone());
-        self.count -= usize::from(place.followed.remove(&was));
-        if place.followed.is_empty() && place.refusal.is_none() {
+        self.count -= usize::from(place.followed.remove(&place_of(brief)));
+        if place.followed.is_empty() && place.refusals.is_empty() {
             self.places.remove(namespace);
         }
     }
 
-    /// A list begins there: it names what has no room once more.
-    pub(super) fn begin(&mut self, is_here: impl Fn(&str) -> bool) {
+    /// A list of a kind begins there: it names what has no room once more.
+    pub(super) fn begin(&mut self, kind: Kind, is_here: impl Fn(&str) -> bool) {
         let places = self.places.iter_mut();
         let here = places.filter(|(namespace, _)| is_here(namespace));
-        here.for_each(|(_, place)| place.refusal = None);
+        here.for_each(|(_, place)| _ = place.refusals.remove(&kind));
     }
 
     /// A list has ended there.
     pub(super) fn listed(&mut self, is_here: impl Fn(&str) -> bool) {
         self.places.retain(|namespace, place| {
             if is_here(namespace) {
-                place.is_told &= place.refusal.is_some();
+                place.is_told &= !place.refusals.is_empty();
             }
-            !place.followed.is_empty() || place.refusal.is_some()
+            !place.followed.is_empty() || !place.refusals.is_empty()
         });
     }
 
@@ -135,22 +139,29 @@ impl Room {
         self.count = self.places.values().map(|it| it.followed.len()).sum();
     }
 
-    /// Whether there is room for some that had none.
-    pub(super) fn is_free_again(&self, is_here: impl Fn(&str) -> bool) -> bool {
+    /// Whether there is room for some of a kind that had none.
+    pub(super) fn is_free_again(&self, kind: Kind, is_here: impl Fn(&str) -> bool) -> bool {
         let places = self.places.iter();
         let mut here = places.filter(|(namespace, _)| is_here(namespace));
         let is_free = |place: &Place| place.followed.len() < MOST_OF_NAMESPACE;
-        self.count < MOST && here.any(|(_, place)| place.refusal.is_some() && is_free(place))
+        let lacked = |place: &Place| place.refusals.contains_key(&kind);
+        self.count < MOST && here.any(|(_, place)| lacked(place) && is_free(place))
     }
 
     /// What is to be reported, once for each namespace.
     pub(super) fn take_untold(&mut self) -> Vec<Refusal> {
         let untold = self.places.values_mut().filter(|place| !place.is_told);
         let refusals = untold.filter_map(|place| {
-            let refusal = place.refusal.clone()?;
+            let refusal = place.refusals.values().next()?.clone();
             place.is_told = true;
             Some(refusal)
         });
         refusals.collect()
     }
+}
+
+/// By its age, as what is followed is kept.
+fn place_of(brief: &Brief) -> (UnixTime, One) {
+    let one = (brief.source.clone(), Arc::clone(&brief.secret));
+    (brief.created, one)
 }

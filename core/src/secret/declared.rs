@@ -1,4 +1,4 @@
-//! The mark and the record on a Secret whose settings come from other objects, such as a labelled ConfigMap.
+//! The mark and the record on a Secret whose settings come from other objects: labelled ConfigMaps, and Ingresses.
 //!
 //! The mark is an annotation that a user may set too, to hand a Secret over. The record says which objects declare the
 //! Secret and what they have set, so that a setting is taken back when they no longer have it, and so that a look at a
@@ -105,6 +105,9 @@ impl DeclaredMark {
 /// Most objects that are named as those that declare a Secret.
 const NAMED: usize = 3;
 
+/// The kind of an Ingress, as kubectl takes it.
+pub const INGRESS: &str = "ingress";
+
 /// What declares a Secret, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredBy {
@@ -122,8 +125,13 @@ impl DeclaredBy {
             DeclaredMark::read(key, head).filter(|it| is_marked(head) && it.gone.is_none())?;
         let named = { record.by.iter() }.filter_map(|text| {
             // Anybody who may edit the Secret can write anything here, and it becomes part of a command.
-            let name = text.strip_prefix("ConfigMap/")?;
-            is_object_name(name).then(|| format!("configmap/{name}").into())
+            let (kind, name) = text.split_once('/')?;
+            let kind = match kind {
+                "ConfigMap" => "configmap",
+                "Ingress" => INGRESS,
+                _ => return None,
+            };
+            is_object_name(name).then(|| format!("{kind}/{name}").into())
         });
         let objects: Box<[_]> = named.take(NAMED).collect();
         (!objects.is_empty()).then(|| Self {
@@ -184,9 +192,15 @@ mod tests {
         };
         let one = by(&["ConfigMap/tls"], &[keys::PAUSED], false, "true").unwrap();
         assert_eq!((&*one.objects[0], one.pauses), ("configmap/tls", true));
-        let forged = ["ConfigMap/x; rm -rf /", "Pod/a", "ConfigMap/b"];
+        let forged = [
+            "ConfigMap/x; rm -rf /",
+            "Pod/a",
+            "ConfigMap/b",
+            "Ingress/$x",
+            "Ingress/c",
+        ];
         let forged = by(&forged, &[], false, "true").unwrap();
-        assert_eq!(*forged.objects, ["configmap/b".into()]);
+        assert_eq!(*forged.objects, ["configmap/b".into(), "ingress/c".into()]);
         assert_eq!(by(&["ConfigMap/tls"], &[], true, "true"), None, "gone");
         assert_eq!(by(&["ConfigMap/tls"], &[], false, "false"), None);
     }

@@ -48,7 +48,7 @@ pub const RENEW_NOW: &str = "cert-renew.io/renew-now";
 pub const REVOKED: &str = "cert-renew.io/revoked";
 /// Name of the responsible installation.
 pub const CLASS: &str = "cert-renew.io/class";
-/// Its settings come from what declares it, such as a labelled ConfigMap.
+/// Its settings come from what declares it: labelled ConfigMaps, or Ingresses.
 pub const DECLARED: &str = "cert-renew.io/declared";
 
 /// Label of a ConfigMap that declares a certificate.

@@ -152,9 +152,10 @@ fn unserved(key: &SecretRef, wanted: &str, class: &str) -> Stray {
 fn undeclared(key: &SecretRef) -> Stray {
     let SecretRef { namespace, name } = key;
     let text = format!(
-        "not managed: {} says that its settings come from a ConfigMap with the label {}, and none has given it any: is there \
-         one, does it say what is wrong with it, and is rbac/addons/declarations.yaml applied? kubectl -n {namespace} get \
-         configmaps -l {}=true; without one: kubectl -n {namespace} annotate secret {name} {}- {}=ISSUER",
+        "not managed: {} says that its settings come from a ConfigMap with the label {}, or from an Ingress with an issuer \
+         whose TLS entry names it, and none has given it any: is there one, does it or its Events say what is wrong with \
+         it, and is rbac/addons/declarations.yaml or rbac/addons/routes.yaml applied? kubectl -n {namespace} get configmaps \
+         -l {}=true; without one: kubectl -n {namespace} annotate secret {name} {}- {}=ISSUER",
         keys::DECLARED,
         keys::CERTIFICATE_LABEL,
         keys::CERTIFICATE_LABEL,

@@ -5,7 +5,7 @@ use crate::assess::OTHER_WRITER;
 use crate::index::{Entry, Stuck};
 use crate::schedule::due::Never;
 use crate::secret::SecretRef;
-use crate::secret::declared::DeclaredBy;
+use crate::secret::declared::{DeclaredBy, INGRESS};
 use crate::secret::keys;
 use crate::secret::object::keepers::CERTIFICATE_NAME;
 use crate::secret::settings::Blocks;
@@ -119,6 +119,12 @@ fn healthy(entry: &Entry, now: UnixTime) -> String {
     format!("{renewal}{rollout}")
 }
 
+/// Whether an object, as kubectl takes it, is an Ingress.
+fn is_ingress(object: &str) -> bool {
+    let kind = object.split_once('/').map(|(kind, _)| kind);
+    kind == Some(INGRESS)
+}
+
 /// Commands about one Secret.
 #[derive(Clone, Copy)]
 pub(super) struct Commands<'a> {
@@ -139,6 +145,10 @@ impl Commands<'_> {
         let namespace = &self.key.namespace;
         match self.declared.map(|it| &*it.objects) {
             None | Some([]) => self.annotate(change),
+            // Its names are hosts of its TLS entries.
+            Some([object]) if change.starts_with(keys::NAMES) && is_ingress(object) => {
+                format!("kubectl -n {namespace} edit {object}")
+            }
             Some([object]) => {
                 format!("kubectl -n {namespace} annotate {object} --overwrite {change}")
             }

@@ -225,6 +225,7 @@ fn every_setting_arrives() {
         assert!(found.ca_bundle.is_some());
     }
     assert_eq!(config.watch.namespaces, ["shop", "web"]);
+    assert_eq!(config.routes.settle, Duration::from_secs(300));
     assert_eq!(
         (config.watch.select, config.watch.observe),
         (Select::Label, Observe::All)

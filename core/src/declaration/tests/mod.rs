@@ -1,13 +1,13 @@
+mod register;
+
 use serde_json::{Value, from_value, json};
 
 use super::decide::{Decision, Wanted, decide, undeclare};
 use super::mirror::Mirror;
 use super::*;
 use crate::config::Config;
-use crate::secret::declared::{DeclaredMark, is_undeclared};
+use crate::secret::declared::is_undeclared;
 use crate::secret::object::thin::ThinSecret;
-
-mod register;
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 
@@ -374,4 +374,107 @@ fn of_the_names_of_many_declarations_no_more_are_kept_than_are_refused() {
         Decision::Refuse(why) => assert!(why.contains("at most 100"), "{why}"),
         other => panic!("{other:?}"),
     }
+}
+
+/// An Ingress of an age, for one Secret.
+fn ingress(name: &str, age: u32, annotations: &[(&str, &str)], hosts: &[&str]) -> Declaration {
+    let annotations: BTreeMap<String, &str> = { annotations.iter() }
+        .map(|(key, value)| (format!("cert-renew.io/{key}"), *value))
+        .collect();
+    let object = json!({
+        "metadata": {
+            "name": name, "namespace": "shop", "uid": name, "resourceVersion": "1",
+            "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", 59 - age), "annotations": annotations,
+        },
+        "spec": {"tls": [{"secretName": "tls", "hosts": hosts}]},
+    });
+    let mut all = Declaration::of_ingress(&from_value(object).unwrap(), "default");
+    all.pop().unwrap()
+}
+
+#[test]
+fn of_several_ingresses_the_hosts_are_put_together_and_both_hear_of_a_conflict() {
+    let old = [("issuer", "le"), ("key-type", "ecdsa-p384")];
+    let new = [("issuer", "le"), ("key-type", "rsa-2048")];
+    let all = [
+        ingress("new", 1, &new, &["b.shop.example", "a.shop.example"]),
+        ingress("old", 9, &old, &["a.shop.example"]),
+    ];
+    let annotations = made(&all);
+    assert_eq!(
+        annotations["cert-renew.io/names"],
+        "a.shop.example, b.shop.example"
+    );
+    assert_eq!(annotations["cert-renew.io/key-type"], "ecdsa-p384");
+    let wanted = Wanted::of(&key("tls"), &all).unwrap();
+    let [younger, older] = &all;
+    let told = |it: &Declaration| (wanted.in_vain(&it.source), wanted.contested(&it.source));
+    let ([in_vain], []) = told(younger) else {
+        panic!("{wanted:?}");
+    };
+    assert!(
+        in_vain.contains("cert-renew.io/key-type: \"rsa-2048\": an older object"),
+        "{in_vain}"
+    );
+    let ([], [contested]) = told(older) else {
+        panic!("{wanted:?}");
+    };
+    assert!(
+        contested
+            .contains("Ingress/new, which is younger, declares the same Secret with \"rsa-2048\""),
+        "{contested}"
+    );
+}
+
+#[test]
+fn a_hostile_ingress_changes_nothing() {
+    let many: Vec<String> = (0..5_000).map(|i| format!("n{i}.shop.example")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let issuer = [("issuer", "le")];
+    let is = secret(
+        "kubernetes.io/tls",
+        &made(&[ingress("web", 9, &issuer, &["a.shop.example"])]),
+    );
+    for (hosts, why) in [
+        (&["a.shop.example", "victim.example"][..], "allow"),
+        (&many[..], "expected at most"),
+    ] {
+        let declared = [ingress("web", 9, &issuer, hosts)];
+        for now in [None, Some(&is)] {
+            match decided(&declared, now) {
+                Decision::Refuse(said) => {
+                    assert!(said.contains(why) && said.len() < 2_000, "{said}")
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let none = ingress("web", 9, &issuer, &[]);
+    assert!(none.fault.is_some());
+    let why = match decided(
+        &[ingress("web", 9, &issuer, &["a.shop.example"])],
+        Some(&secret("Opaque", &BTreeMap::new())),
+    ) {
+        Decision::Refuse(why) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(why.ends_with("name another in spec.tls"), "{why}");
+}
+
+/// A record of before there were other kinds is still the same.
+#[test]
+fn the_digest_of_what_a_config_map_declares_is_as_it_was() {
+    let declared = config_map("tls", 9, &SOUND);
+    let settings = BTreeMap::from([
+        ("cert-renew.io/issuer".to_owned(), "le".to_owned()),
+        (
+            "cert-renew.io/names".to_owned(),
+            "a.shop.example".to_owned(),
+        ),
+    ]);
+    let fault: Option<String> = None;
+    let digest_of_it = hash(&format!("{settings:?}{fault:?}"));
+    let text = format!("shop/tls\nConfigMap/tls {digest_of_it:016x}");
+    let wanted = Wanted::of(&key("tls"), &[declared]).unwrap();
+    assert_eq!(wanted.of, hash(&text));
 }

@@ -1,9 +1,24 @@
-//! What is to be looked at, and how many declarations are followed.
+//! Which Secrets need a look.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use super::super::register::{Made, Register};
 use super::super::room::{MOST, MOST_OF_NAMESPACE};
 use super::*;
+use crate::secret::declared::DeclaredMark;
 use crate::testing::slower_than_linear_in;
+
+/// The watch brings an object that declares one Secret.
+fn bring(register: &mut Register, namespace: &Arc<str>, declaration: &Declaration) {
+    let all = std::slice::from_ref(declaration);
+    register.declared(0, namespace, &declaration.source, all);
+}
+
+/// What waits for a look, when what routes have changed is waited for no more.
+fn take(register: &mut Register) -> HashSet<SecretRef> {
+    register.take(Instant::now(), Duration::ZERO)
+}
 
 /// The Secret of a register, with what would be read of it.
 fn seen(register: &mut Register, annotations: &BTreeMap<String, String>) {
@@ -16,12 +31,12 @@ fn seen(register: &mut Register, annotations: &BTreeMap<String, String>) {
 fn the_register_wants_a_look_at_what_is_not_as_it_is_declared() {
     let shop: Arc<str> = "shop".into();
     let mut register = Register::default();
-    register.open([None]);
+    register.open([(Kind::ConfigMap, None)]);
     register.begin(0);
     let mut declared = config_map("tls", 9, &SOUND);
-    register.declared(0, &shop, &declared);
+    bring(&mut register, &shop, &declared);
     register.listed(0);
-    assert_eq!(register.take().len(), 1, "its Secret is not made");
+    assert_eq!(take(&mut register).len(), 1, "its Secret is not made");
     let before = made(std::slice::from_ref(&declared));
     seen(&mut register, &before);
     assert!(
@@ -30,9 +45,9 @@ fn the_register_wants_a_look_at_what_is_not_as_it_is_declared() {
     );
     let is = secret("kubernetes.io/tls", &before);
     declared.told = Mirror::of_secret(&is.head, None);
-    register.declared(0, &shop, &declared);
+    bring(&mut register, &shop, &declared);
     assert!(!register.is_outdated(&key("tls")));
-    register.take();
+    take(&mut register);
     register.doubt();
     assert!(
         register.is_idle(),
@@ -43,21 +58,21 @@ fn the_register_wants_a_look_at_what_is_not_as_it_is_declared() {
     let told = declared.told.clone();
     let mut moved = config_map("tls", 9, &[SOUND[0], SOUND[1], ("secret", "other")]);
     moved.told = told;
-    register.declared(0, &shop, &moved);
-    assert_eq!(register.take(), [key("tls"), key("other")].into());
-    register.declared(0, &shop, &declared);
-    register.take();
+    bring(&mut register, &shop, &moved);
+    assert_eq!(take(&mut register), [key("tls"), key("other")].into());
+    bring(&mut register, &shop, &declared);
+    take(&mut register);
 
     // Somebody changes the Secret.
     let mut edited = before.clone();
     edited.insert("cert-renew.io/names".into(), "x.shop.example".into());
     seen(&mut register, &edited);
-    assert_eq!(register.take().len(), 1);
+    assert_eq!(take(&mut register).len(), 1);
     seen(&mut register, &before);
     assert!(!register.is_outdated(&key("tls")));
 
     // A list that cannot be had says nothing; one that names it no more does.
-    register.open([None]);
+    register.open([(Kind::ConfigMap, None)]);
     register.begin(0);
     register.blind(0);
     assert!(!register.is_outdated(&key("tls")));
@@ -75,14 +90,14 @@ fn the_register_wants_a_look_at_what_is_not_as_it_is_declared() {
 fn a_list_that_is_begun_again_while_it_is_followed_forgets_nothing_that_it_names() {
     let shop: Arc<str> = "shop".into();
     let mut register = Register::default();
-    register.open([Some(Arc::clone(&shop))]);
+    register.open([(Kind::ConfigMap, Some(Arc::clone(&shop)))]);
     for _ in 0..2 {
         register.begin(0);
-        register.declared(0, &shop, &config_map("tls", 9, &SOUND));
+        bring(&mut register, &shop, &config_map("tls", 9, &SOUND));
         register.listed(0);
         assert_eq!(register.sources(&key("tls")).len(), 1);
     }
-    register.open([Some("elsewhere".into())]);
+    register.open([(Kind::ConfigMap, Some("elsewhere".into()))]);
     assert!(register.sources(&key("tls")).is_empty());
 }
 
@@ -112,10 +127,10 @@ fn of_more_declarations_of_a_secret_than_count_only_those_that_count_are_waited_
         declaration.told = told.clone();
     }
     let mut register = Register::default();
-    register.open([None]);
+    register.open([(Kind::ConfigMap, None)]);
     register.begin(0);
     for declaration in &all {
-        register.declared(0, &shop, declaration);
+        bring(&mut register, &shop, declaration);
     }
     register.listed(0);
     seen(&mut register, &before);
@@ -132,7 +147,7 @@ fn of_more_declarations_of_a_secret_than_count_only_those_that_count_are_waited_
 #[test]
 fn of_very_many_declarations_of_a_namespace_the_oldest_are_followed_in_whatever_order_they_come() {
     let (shop, mut register): (Arc<str>, _) = ("shop".into(), Register::default());
-    register.open([None]);
+    register.open([(Kind::ConfigMap, None)]);
     let mut all = many(MOST_OF_NAMESPACE + 3);
     for _ in 0..2 {
         // The youngest first, then the oldest first.
@@ -140,7 +155,7 @@ fn of_very_many_declarations_of_a_namespace_the_oldest_are_followed_in_whatever_
         register.begin(0);
         for declaration in &mut all {
             declaration.secret = Arc::clone(&declaration.source.name);
-            register.declared(0, &shop, declaration);
+            bring(&mut register, &shop, declaration);
         }
         register.listed(0);
         let followed = |it: &&Declaration| !register.sources(&key(&it.secret)).is_empty();
@@ -157,14 +172,14 @@ fn of_very_many_declarations_of_a_namespace_the_oldest_are_followed_in_whatever_
 #[test]
 fn where_all_namespaces_have_too_many_the_one_that_has_most_makes_room() {
     let mut register = Register::default();
-    register.open([None]);
+    register.open([(Kind::ConfigMap, None)]);
     register.begin(0);
     let name = |number: usize| -> Arc<str> { format!("loud-{number}").into() };
     let loud: Vec<Arc<str>> = (0..=MOST / MOST_OF_NAMESPACE).map(name).collect();
     let all = many(MOST_OF_NAMESPACE);
     for namespace in &loud {
         for declaration in &all {
-            register.declared(0, namespace, declaration);
+            bring(&mut register, namespace, declaration);
         }
     }
     // It comes last, when there is no room left.
@@ -175,7 +190,7 @@ fn where_all_namespaces_have_too_many_the_one_that_has_most_makes_room() {
             secret,
             ..declaration.clone()
         };
-        register.declared(0, &shop, &declaration);
+        bring(&mut register, &shop, &declaration);
     }
     register.listed(0);
     for declaration in &few {
@@ -203,13 +218,13 @@ fn thousands_of_declarations_of_a_secret_take_no_more_than_linear_time() {
     let before = self::made(&many(MOST_OF_SECRET));
     let slow = slower_than_linear_in(made, |all| {
         let mut register = Register::default();
-        register.open([None]);
+        register.open([(Kind::ConfigMap, None)]);
         seen(&mut register, &before);
         // Twice: a list that begins again names all of them.
         for _ in 0..2 {
             register.begin(0);
             for declaration in all {
-                register.declared(0, &shop, declaration);
+                bring(&mut register, &shop, declaration);
             }
             register.listed(0);
         }
@@ -218,4 +233,174 @@ fn thousands_of_declarations_of_a_secret_take_no_more_than_linear_time() {
         }
     });
     assert_eq!(slow, None);
+}
+
+/// An Ingress of an age with an issuer, whose TLS entries each name a Secret and a host.
+fn ingress(name: &str, age: u32, tls: &[(&str, &str)]) -> Vec<Declaration> {
+    let tls: Vec<Value> = { tls.iter() }
+        .map(|(secret, host)| json!({"secretName": secret, "hosts": [host]}))
+        .collect();
+    let object = json!({
+        "metadata": {
+            "name": name, "namespace": "shop", "uid": name, "resourceVersion": "1",
+            "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", 59 - age),
+            "annotations": {"cert-renew.io/issuer": "le"},
+        },
+        "spec": {"tls": tls},
+    });
+    Declaration::of_ingress(&from_value(object).unwrap(), "default")
+}
+
+fn web() -> Source {
+    Source::read("Ingress/web").unwrap()
+}
+
+const BOTH: [(Kind, Option<Arc<str>>); 2] = [(Kind::ConfigMap, None), (Kind::Ingress, None)];
+
+/// A register whose two watches have named all that there is: an Ingress of two Secrets.
+fn routed() -> (Register, Arc<str>) {
+    let (mut register, shop): (_, Arc<str>) = (Register::default(), "shop".into());
+    register.open(BOTH);
+    let all = ingress(
+        "web",
+        9,
+        &[("tls", "a.shop.example"), ("other", "b.shop.example")],
+    );
+    for scope in 0..2 {
+        register.begin(scope);
+        if scope == 1 {
+            register.declared(scope, &shop, &web(), &all);
+        }
+        register.listed(scope);
+    }
+    (register, shop)
+}
+
+#[test]
+fn each_secret_of_an_ingress_is_looked_at_and_a_change_waits_until_it_rests() {
+    let (mut register, shop) = routed();
+    let (start, settle) = (Instant::now(), Duration::from_secs(60));
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let taken = register.take(start, settle);
+    assert_eq!(
+        taken,
+        [key("tls"), key("other")].into(),
+        "a Secret is made at once"
+    );
+    let one = ingress("web", 9, &[("tls", "a.shop.example")]);
+    seen(&mut register, &made(&one));
+    assert!(
+        !register.is_outdated(&key("tls")),
+        "nothing is written on an Ingress"
+    );
+
+    // It has a host more, and one more again: they are asked for by one order, when they rest.
+    let more = |hosts: &[&str]| -> Vec<Declaration> {
+        let tls: Vec<(&str, &str)> = hosts.iter().map(|host| ("tls", *host)).collect();
+        ingress("web", 9, &tls)
+    };
+    register.declared(
+        1,
+        &shop,
+        &web(),
+        &more(&["a.shop.example", "c.shop.example"]),
+    );
+    assert_eq!(register.take(after(1), settle), HashSet::new());
+    let last = more(&["a.shop.example", "c.shop.example", "d.shop.example"]);
+    register.declared(1, &shop, &web(), &last);
+    assert_eq!(register.take(after(31), settle), HashSet::new());
+    assert_eq!(register.rests(settle), Some(after(91)));
+    assert_eq!(register.take(after(90), settle), HashSet::new());
+    assert_eq!(register.take(after(91), settle), [key("tls")].into());
+    assert_eq!((register.rests(settle), register.is_idle()), (None, true));
+    seen(&mut register, &made(&last));
+    assert!(!register.is_outdated(&key("tls")));
+
+    // What somebody changes on the Secret is put back at once.
+    let mut edited = made(&last);
+    edited.insert("cert-renew.io/names".into(), "x.shop.example".into());
+    seen(&mut register, &edited);
+    assert_eq!(register.take(after(100), settle), [key("tls")].into());
+}
+
+#[test]
+fn an_ingress_that_goes_lets_its_secrets_go_once_all_is_known_that_may_declare_them() {
+    let (mut register, shop) = routed();
+    let one = ingress("web", 9, &[("tls", "a.shop.example")]);
+    seen(&mut register, &made(&one));
+    register.gone(&shop, &web());
+    assert!(register.is_outdated(&key("tls")));
+    for (map, route, is_known) in [
+        (Some(true), Some(true), true),
+        // Without the add-on for the other kind.
+        (Some(false), Some(true), true),
+        (Some(true), Some(false), false),
+        (None, Some(true), false),
+        (Some(true), None, false),
+    ] {
+        register.open(BOTH);
+        for (scope, state) in [map, route].into_iter().enumerate() {
+            register.begin(scope);
+            match state {
+                Some(true) => register.listed(scope),
+                Some(false) => register.blind(scope),
+                None => {}
+            }
+        }
+        let is = register.is_outdated(&key("tls"));
+        assert_eq!(is, is_known, "{map:?} {route:?}");
+        assert_eq!(take(&mut register).contains(&key("tls")), is_known);
+    }
+}
+
+#[test]
+fn an_ingress_is_told_once_what_is_wrong_with_each_of_its_secrets() {
+    let (mut register, shop) = routed();
+    assert!(!register.is_news(&key("tls"), &web(), ""));
+    assert!(register.is_news(&key("tls"), &web(), "one"));
+    assert!(!register.is_news(&key("tls"), &web(), "one"));
+    assert!(register.is_news(&key("other"), &web(), "one"));
+    // A list names it again.
+    let all = ingress(
+        "web",
+        9,
+        &[("tls", "a.shop.example"), ("other", "b.shop.example")],
+    );
+    register.declared(1, &shop, &web(), &all);
+    assert!(!register.is_news(&key("tls"), &web(), "one"));
+    assert!(register.is_news(&key("tls"), &web(), "two"));
+    assert!(!register.is_news(&key("tls"), &web(), ""));
+    assert!(
+        register.is_news(&key("tls"), &web(), "two"),
+        "it was mended in between"
+    );
+    register.gone(&shop, &web());
+    assert!(
+        !register.is_news(&key("tls"), &web(), "three"),
+        "nothing is kept of it"
+    );
+}
+
+#[test]
+fn of_an_ingress_with_too_many_secrets_for_its_namespace_the_first_ones_are_followed() {
+    let (shop, mut register): (Arc<str>, _) = ("shop".into(), Register::default());
+    register.open(BOTH);
+    for declaration in &mut many(MOST_OF_NAMESPACE - 1) {
+        declaration.secret = Arc::clone(&declaration.source.name);
+        bring(&mut register, &shop, declaration);
+    }
+    // The youngest of all: there is room for one of its Secrets.
+    let all = ingress(
+        "web",
+        0,
+        &[("b", "b.shop.example"), ("a", "a.shop.example")],
+    );
+    for _ in 0..2 {
+        register.declared(1, &shop, &web(), &all);
+        assert_eq!(register.sources(&key("a")), [web()]);
+        assert!(register.sources(&key("b")).is_empty());
+    }
+    assert!(!register.has_room_again(1));
+    register.gone(&shop, &many(1)[0].source);
+    assert!(register.has_room_again(1) && !register.has_room_again(0));
 }

@@ -97,6 +97,7 @@ fn a_setting_is_changed_where_it_comes_from() {
         Verdict::of_row(NOW, &index, row, 0).unwrap().next.unwrap()
     };
     let (one, two) = (&["configmap/a"][..], &["configmap/a", "configmap/b"][..]);
+    let route = &["ingress/a"][..];
     for (declared, never, expected) in [
         (
             None,
@@ -117,6 +118,13 @@ fn a_setting_is_changed_where_it_comes_from() {
             Some((one, true)),
             Never::Paused,
             "annotate configmap/a --overwrite cert-renew.io/paused-",
+        ),
+        // Its names are hosts of its TLS entries.
+        (Some((route, false)), Never::NotAllowed, "edit ingress/a"),
+        (
+            Some((route, false)),
+            Never::UnknownIssuer,
+            "annotate ingress/a --overwrite cert-renew.io/issuer=ISSUER",
         ),
         // By somebody on the Secret.
         (

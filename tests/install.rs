@@ -140,7 +140,7 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
 
 /// Everything that is opt-in.
 pub(crate) const ALL_IN: &str = "addons.access=true,addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.route-ingress=true,addons.route-gateway=true,\
-                                 addons.namespace-labels=true,addons.declarations=true,addons.viewer=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
+                                 addons.namespace-labels=true,addons.declarations=true,addons.routes=true,addons.viewer=true,monitoring.prometheusRule=true,monitoring.dashboard=true,admission.enabled=true";
 
 /// Where helm stands; built first where it is not there yet.
 pub(crate) fn helm_program() -> Result<&'static str> {

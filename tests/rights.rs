@@ -14,12 +14,12 @@ use test_bench::objects::{FRESH, OLD, Reference, Space, pair};
 use test_bench::{Bench, Context as _, Fault, Operator, Proxies, Result, ensure, eventually};
 
 use crate::argo::Argo;
-use crate::declared::declare;
+use crate::declared::{declare, ingress};
 use crate::documents::files;
 use crate::renewal::{SOON, options, overdue, renewed, rolled_out};
 use crate::viewers;
 
-const ADDONS: [&str; 8] = [
+const ADDONS: [&str; 9] = [
     "rbac/addons/argo-rollouts.yaml",
     "rbac/addons/eviction.yaml",
     "rbac/addons/namespace-labels.yaml",
@@ -28,6 +28,7 @@ const ADDONS: [&str; 8] = [
     "rbac/addons/verify.yaml",
     "rbac/addons/access.yaml",
     "rbac/addons/declarations.yaml",
+    "rbac/addons/routes.yaml",
 ];
 
 /// Two names whose routes are made, and all others.
@@ -42,7 +43,10 @@ const SOLVERS: &str = "solvers:
 /// Used only while somebody scales such a workload down in the moment in which its turn comes.
 const RARE: [(Place, &str, &str); 1] = [(Place::Elsewhere, "watch", "replicationcontrollers")];
 /// Of two add-ons, each of which may be installed without the other.
-const SHARED: [(Place, &str, &str); 1] = [(Place::Elsewhere, "list", "pods")];
+const SHARED: [(Place, &str, &str); 2] = [
+    (Place::Elsewhere, "list", "pods"),
+    (Place::Elsewhere, "create", "secrets"),
+];
 
 /// The operator's own namespace has a Role of its own; in a list of namespaces nothing else holds there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +120,9 @@ async fn every_right_is_used_and_none_is_missing() -> Result<()> {
     rolled_out(&space, "used").await?;
     declare(&space, "declared", "declared.rights.example").await?;
     rolled_out(&space, "declared").await?;
+    let hosts = [("routed", &["routed.rights.example"][..])];
+    ingress::create(&space, "web", &[], &hosts).await?;
+    rolled_out(&space, "routed").await?;
     // A workload that was restarted a moment ago waits, and is read again when its turn comes.
     let pair_of_somebody = pair(&["rights.example"], FRESH)?;
     let written = json!({"stringData": {
@@ -291,6 +298,7 @@ fn the_roles_of_both_scopes_are_the_same() -> Result<()> {
         (ADDONS[2], "rbac/namespaced/addons/namespace-labels.yaml"),
         (ADDONS[5], "rbac/namespaced/addons/verify.yaml"),
         (ADDONS[7], "rbac/namespaced/addons/declarations.yaml"),
+        (ADDONS[8], "rbac/namespaced/addons/routes.yaml"),
     ] {
         let sorted = |file: &str| -> Result<Vec<Right>> {
             let mut rights = rights_of(file)?;
@@ -486,7 +494,7 @@ fn the_page_on_rights_lists_what_the_roles_grant() -> Result<()> {
         );
         compared += 1;
     }
-    ensure!(compared == 11, "{compared} files of roles");
+    ensure!(compared == 12, "{compared} files of roles");
     Ok(())
 }
 

@@ -24,7 +24,7 @@ use tries::workloads::workloads;
 use tries::{OURS, PATH, ingress, labelled, merge, named};
 
 /// All roles, in the order in which the threat model lists them; those of single namespaces are the same.
-const ROLES: [&str; 10] = [
+const ROLES: [&str; 11] = [
     "rbac/clusterrole.yaml",
     "rbac/role.yaml",
     "rbac/addons/access.yaml",
@@ -34,6 +34,7 @@ const ROLES: [&str; 10] = [
     "rbac/addons/namespace-labels.yaml",
     "rbac/addons/route-gateway.yaml",
     "rbac/addons/route-ingress.yaml",
+    "rbac/addons/routes.yaml",
     "rbac/addons/verify.yaml",
 ];
 

@@ -1,5 +1,6 @@
-//! Certificates that ConfigMaps declare: their Secrets are made, kept, left alone and told of.
+//! Certificates that ConfigMaps and Ingresses declare: their Secrets are made, kept, left alone and told of.
 
+pub(crate) mod ingress;
 mod kills;
 mod left_alone;
 mod syncs;

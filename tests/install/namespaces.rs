@@ -217,13 +217,13 @@ async fn the_kustomization_has_both_scopes_too() -> Result<()> {
     let namespaced = kubectl(bench, "kustomize rbac/namespaced", "")?;
     let charted = objects(&helm(
         "cert-renew",
-        "scope.namespaces={shop},addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.namespace-labels=true,addons.declarations=true",
+        "scope.namespaces={shop},addons.argo-rollouts=true,addons.eviction=true,addons.verify=true,addons.namespace-labels=true,addons.declarations=true,addons.routes=true",
     )?)?;
     let mut kustomized = objects(&String::from_utf8(namespaced.stdout)?)?;
     for addon in fs::read_dir(Path::new(ROOT).join("rbac/namespaced/addons"))? {
         kustomized.extend(objects(&fs::read_to_string(addon?.path())?)?);
     }
-    assert_eq!(kustomized.len(), 12);
+    assert_eq!(kustomized.len(), 14);
     for (key, object) in kustomized {
         assert_eq!(charted.get(&key), Some(&object), "{key}");
     }

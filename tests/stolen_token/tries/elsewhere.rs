@@ -378,6 +378,7 @@ pub(in crate::stolen_token) fn elsewhere(namespace: &str) -> Vec<Try> {
             Some("makes and changes only cert-renew-ledger and cert-renew"),
         ),
         ("create", "events", "", event(controller, "Secret"), None),
+        ("create", "events", "", event(controller, "Ingress"), None),
         (
             "create",
             "events",

@@ -364,9 +364,9 @@ fn of_a_secret(metadata: &Value) -> Result<()> {
 }
 
 /// What a config may have at its top.
-const CONFIG: [&str; 10] = [
+const CONFIG: [&str; 11] = [
     "issuers", "solvers", "defaults", "class", "rollout", "renewals", "retry", "dns", "watch",
-    "metrics",
+    "routes", "metrics",
 ];
 
 /// What the chart's values may have at their top: what its schema has.

@@ -214,6 +214,7 @@ fn the_book_has_a_part_for_what_each_reader_wants() -> Result<()> {
                 "how-to/ingress-nginx",
                 "how-to/traefik",
                 "how-to/gateway",
+                "how-to/ingress",
                 "how-to/wildcard",
                 "private-cas",
                 "how-to/change-windows",

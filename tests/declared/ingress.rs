@@ -19,7 +19,7 @@ const ADDON: &str = "rbac/addons/routes.yaml";
 type Tls<'a> = &'a [(&'a str, &'a [&'a str])];
 
 /// An operator that may follow Ingresses, and waits so long until their hosts rest.
-fn with_routes(settle: &str) -> OperatorOptions {
+pub(super) fn with_routes(settle: &str) -> OperatorOptions {
     let mut options = options();
     options.addons.push(ADDON.into());
     options.config += &format!("routes: {{settle: {settle}}}\n");

@@ -1,6 +1,7 @@
 //! Killed at any request of the way from a declaration to its certificate, it ends where the undisturbed run ends: one
 //! Secret, one order, nothing left.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use test_bench::{
     Action, Bench, Fault, Operator, Passed, Proxies, Result, Server, ensure, eventually,
 };
 
-use super::{declare, issued, says, with_addon};
+use super::{declare, ingress, issued, says, with_addon};
 use crate::renewal::SOON;
 use crate::scene::{answered, records};
 
@@ -20,6 +21,13 @@ use crate::scene::{answered, records};
 const AT_ONCE: usize = 4;
 /// A process that was killed is seen within milliseconds.
 const DEATH: Duration = Duration::from_secs(10);
+
+/// What declares the Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    ConfigMap,
+    Ingress,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
@@ -39,7 +47,9 @@ fn is_of_making(passed: &Passed) -> Option<&'static str> {
         return None;
     }
     match method.as_str() {
-        "GET" if path.contains("/configmaps/") => Some("read the declaration"),
+        "GET" if path.contains("/configmaps/") || path.contains("/ingresses/") => {
+            Some("read the declaration")
+        }
         "PATCH" if path.contains("/configmaps/") => Some("tell the declaration"),
         "GET" if path.ends_with("/secrets/tls") => Some("read the Secret"),
         "POST" if path.contains("/namespaces/kills-") && path.ends_with("/secrets") => {
@@ -58,18 +68,31 @@ struct End {
 
 #[tokio::test]
 async fn killed_while_a_secret_is_made_it_is_made_once_and_issued_once() -> Result<()> {
+    at_each_point(By::ConfigMap, 4..=8).await
+}
+
+/// On an Ingress nothing is written: three requests make a Secret.
+#[tokio::test]
+async fn killed_while_the_secret_of_an_ingress_is_made_it_is_made_once_and_issued_once()
+-> Result<()> {
+    at_each_point(By::Ingress, 3..=3).await
+}
+
+/// Kills at each of the first requests: there are at least as many as the range begins with, and those up to its end are
+/// tried.
+async fn at_each_point(by: By, tried: RangeInclusive<usize>) -> Result<()> {
     let bench = Bench::shared().await?;
-    let undisturbed = run(bench, None).await?;
+    let undisturbed = run(bench, by, None).await?;
     ensure!(
-        undisturbed.points >= 4,
+        undisturbed.points >= *tried.start(),
         "only {} requests",
         undisturbed.points
     );
     // The first ones are those of the making; the last tell how the renewal goes on.
-    let count = undisturbed.points.min(8);
+    let count = undisturbed.points.min(*tried.end());
     let points = (1..=count).flat_map(|number| [(number, Moment::Before), (number, Moment::After)]);
     let results: Vec<_> = stream::iter(points)
-        .map(async |point| (point, run(bench, Some(point)).await))
+        .map(async |point| (point, run(bench, by, Some(point)).await))
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
@@ -105,15 +128,22 @@ async fn killed_while_a_secret_is_made_it_is_made_once_and_issued_once() -> Resu
 }
 
 /// Declares a certificate, kills the operator at a point, starts it again and says where that ends.
-async fn run(bench: &Bench, point: Option<(usize, Moment)>) -> Result<End> {
+async fn run(bench: &Bench, by: By, point: Option<(usize, Moment)>) -> Result<End> {
     let proxies = Proxies::start(bench).await?;
-    let mut options = with_addon();
+    let mut options = match by {
+        By::ConfigMap => with_addon(),
+        By::Ingress => ingress::with_routes("0s"),
+    };
     options.api_server = Some(proxies.api_server());
     options.directory = Some(proxies.directory());
     options.config.push_str("retry: {base: 5s}\n");
     let mut operator = Operator::install(bench, options).await?;
     let space = Space::new(bench.client()?, "kills", operator.namespace()).await?;
-    declare(&space, "tls", &format!("{}.example", space.name)).await?;
+    let host = format!("{}.example", space.name);
+    match by {
+        By::ConfigMap => declare(&space, "tls", &host).await?,
+        By::Ingress => ingress::create(&space, "web", &[], &[("tls", &[host.as_str()])]).await?,
+    }
     let killer: Arc<std::sync::OnceLock<Action>> = Arc::default();
     let killed = Arc::new(AtomicBool::new(false));
     if let Some((number, moment)) = point {
@@ -146,7 +176,9 @@ async fn run(bench: &Bench, point: Option<(usize, Moment)>) -> Result<End> {
         operator.run().await?;
     }
     issued(&space, "tls").await?;
-    says(&space, "tls", "ok").await?;
+    if by == By::ConfigMap {
+        says(&space, "tls", "ok").await?;
+    }
     let left = eventually(SOON, "no order record is left", async || {
         let left = records(bench, &operator).await?;
         ensure!(left == 0, "{left} are left");

@@ -22,6 +22,8 @@ use crate::secret::object::lenient::{Fill, Shape};
 pub const MOST_SECRETS: usize = 100;
 /// Most TLS entries that are read: several may name one Secret.
 const MOST_ENTRIES: usize = 400;
+/// Most bytes of its settings: each of its Secrets is declared with all of them.
+const MOST_BYTES: usize = 16 * 1024;
 
 /// An Ingress without its rules.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +55,19 @@ impl Declaration {
         }
         // Names are those of the hosts, and Secrets those of the entries.
         let others = [keys::NAMES, keys::SECRET];
-        let settings = settings_of(annotations, &others);
-        let hidden = hides_a_key(&settings);
+        let mut settings = settings_of(annotations, &others);
+        let bytes: usize = { settings.iter() }
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        let too_long = || {
+            let prefix = keys::PREFIX;
+            let text = format!("the annotations under {prefix} have more than {MOST_BYTES} bytes");
+            (bytes > MOST_BYTES).then_some(text)
+        };
+        let fault = hides_a_key(&settings).or_else(too_long);
+        if fault.is_some() {
+            settings.clear();
+        }
         let in_vain = { others.iter() }.filter(|key| annotations.contains_key(**key));
         let mut remarks: Vec<String> = in_vain
             .map(|key| format!("{key}: not read on an Ingress, whose TLS entries say it"))
@@ -77,7 +90,7 @@ impl Declaration {
             Self {
                 secret: secret.into(),
                 settings,
-                fault: hidden.clone().or(none),
+                fault: fault.clone().or(none),
                 remarks: remarks.clone(),
                 ..Self::nothing(Kind::Ingress, name, metadata)
             }
@@ -323,6 +336,28 @@ mod tests {
         };
         assert_eq!((&*one.secret, names(one)), ("one", "a.example"));
         assert_eq!(one.remarks.len(), 2, "{:?}", one.remarks);
+    }
+
+    #[test]
+    fn settings_that_are_very_long_or_hold_a_private_key_are_copied_for_no_secret() {
+        let secrets: Vec<Value> = { 0..100 }
+            .map(|i| json!({"secretName": format!("s{i}"), "hosts": ["a.example"]}))
+            .collect();
+        for (value, why) in [
+            ("x".repeat(20_000), "more than 16384 bytes"),
+            ("-----BEGIN PRIVATE KEY-----".to_owned(), "private key"),
+        ] {
+            let annotations = json!({"cert-renew.io/issuer": "le", "cert-renew.io/verify": value});
+            let all = read(ingress(annotations, json!(secrets)));
+            assert_eq!(all.len(), 100);
+            for it in &all {
+                assert!(
+                    it.fault.as_deref().is_some_and(|it| it.contains(why)),
+                    "{it:?}"
+                );
+                assert_eq!(it.settings.len(), 1, "its names");
+            }
+        }
     }
 
     #[test]

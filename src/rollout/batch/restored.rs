@@ -442,7 +442,7 @@ mod tests {
             let namespace = namespace.unwrap_or_default().to_owned();
             let is_endless = namespace.starts_with("hostile");
             let mut told = told.lock();
-            let (_, requests) = told.entry(namespace).or_insert((Instant::now(), 0));
+            let (_, requests) = told.entry(namespace).or_insert_with(|| (Instant::now(), 0));
             *requests += 1;
             drop(told);
             async move {

@@ -443,7 +443,7 @@ fn a_hostile_ingress_changes_nothing() {
         for now in [None, Some(&is)] {
             match decided(&declared, now) {
                 Decision::Refuse(said) => {
-                    assert!(said.contains(why) && said.len() < 2_000, "{said}")
+                    assert!(said.contains(why) && said.len() < 2_000, "{said}");
                 }
                 other => panic!("{other:?}"),
             }

@@ -56,7 +56,7 @@ impl Renewal<'_> {
     /// As [`Self::read`]; [`Failure::Unwanted`] where the Secret no longer wants the order.
     pub(super) async fn look(self, record: &Record) -> Result<Readiness, Failure> {
         let waited = Instant::now();
-        let (look, fresh) = permit::Look::take(self.read(UnixTime::now())).await?;
+        let (look, fresh) = permit::Look::take(Box::pin(self.read(UnixTime::now()))).await?;
         let fresh = fresh.ok_or(Failure::Unwanted)?;
         let fresh = fresh.at(&self.shared.config(), &record.order.issuer);
         if fresh.assessment.renewal.is_err_and(Never::is_pause) {
@@ -81,7 +81,8 @@ impl Renewal<'_> {
         asks: impl FnOnce(RenewalTarget, UnixTime) -> bool,
     ) -> Result<Permit<()>, Failure> {
         let (waited, now) = (Instant::now(), UnixTime::now());
-        let (look, seen) = permit::Look::take(self.read(now)).await?;
+        // On the heap: it is asked for deep within a request to the CA.
+        let (look, seen) = permit::Look::take(Box::pin(self.read(now))).await?;
         if !seen.is_some_and(|it| asks(it, now)) {
             return Err(Failure::Unwanted);
         }

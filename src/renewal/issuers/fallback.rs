@@ -211,10 +211,13 @@ impl Renewal<'_> {
                 .await?;
             self.validate(fresh.uid(), &mut order, &plan, may).await
         };
-        let result = timeout(REHEARSAL, proving).await.unwrap_or_else(|_| {
-            let late = Failure::NoSolver("the names were not proven within five minutes".into());
-            Err(Failure::Waiting(Box::new(late)))
-        });
+        let result = timeout(REHEARSAL, Box::pin(proving))
+            .await
+            .unwrap_or_else(|_| {
+                let late =
+                    Failure::NoSolver("the names were not proven within five minutes".into());
+                Err(Failure::Waiting(Box::new(late)))
+            });
         give_back(&order).await;
         self.all.remove(&record).await?;
         result

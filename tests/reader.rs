@@ -279,17 +279,26 @@ async fn status_tells_which_workloads_use_a_secret() -> Result<()> {
         let arguments = ["status", "-n", &space.name, "-o", output];
         cert_renew(&arguments, Some(bench.kubeconfig()))
     };
-    let rows: Value = serde_json::from_slice(&ask("json")?.stdout)?;
-    let told = &rows["certificates"][0]["usedBy"];
+    let told = || -> Result<Value> {
+        let mut rows: Value = serde_json::from_slice(&ask("json")?.stdout)?;
+        Ok(rows["certificates"][0]["usedBy"].take())
+    };
+    let proven = told()?["proven"].take();
+    ensure!(proven.is_null(), "of another certificate: {proven}");
+    let leaf = cert_renew_core::certificate::leaf(fresh.certificate.as_bytes());
+    let leaf = leaf.context("a leaf")?;
+    let rolled = format!("{} {}", leaf.fingerprint, leaf.not_after);
+    let note = json!({"metadata": {"annotations": {"state.cert-renew.io/rolled-out": rolled}}});
+    space.merge("shop", note).await?;
+    let told = told()?;
     ensure!(
-        *told
-            == json!({
-                "asOf": "2026-01-01T00:00:00Z",
-                "workloads": [{"workload": "deployment/api", "state": "failed"},
-                    {"workload": "deployment/web", "state": "has"}],
-                "more": 0,
-                "proven": {"service": "web:443", "served": 2, "asked": 3},
-            }),
+        told == json!({
+            "asOf": "2026-01-01T00:00:00Z",
+            "workloads": [{"workload": "deployment/api", "state": "failed"},
+                {"workload": "deployment/web", "state": "has"}],
+            "more": 0,
+            "proven": {"service": "web:443", "served": 2, "asked": 3},
+        }),
         "{told:#}"
     );
     let wide = String::from_utf8(ask("wide")?.stdout)?;

@@ -217,6 +217,21 @@ impl Quota {
         Err(until)
     }
 
+    /// The last order that was counted for `namespace` was not made.
+    pub fn give_back(&mut self, namespace: &str) {
+        let last = self.taken.iter().rposition(|(_, it)| **it == *namespace);
+        let Some(last) = last.filter(|last| *last >= self.recalled) else {
+            return;
+        };
+        self.taken.remove(last);
+        if let Some(count) = self.had.get_mut(namespace) {
+            *count -= 1;
+            if *count == 0 {
+                self.had.remove(namespace);
+            }
+        }
+    }
+
     /// How many of the orders that `limit` allows are taken.
     #[must_use]
     pub fn usage(&self, now: UnixTime, limit: u32) -> Usage {
@@ -307,6 +322,26 @@ mod tests {
         quota.take(at(10), &shop, 2).unwrap();
         assert_eq!(told(&quota, 20), (2, 2, Some(at(0) + PERIOD)));
         assert_eq!(told(&quota, 10_800), (1, 2, None));
+    }
+
+    #[test]
+    fn an_order_that_was_not_made_leaves_its_place_to_others() {
+        let now = UnixTime(100_000);
+        let (shop, hostile) = (name("shop"), name("hostile"));
+        let mut quota = Quota::default();
+        assert_eq!(quota.take(now, &shop, 2), Ok(()));
+        for _ in 0..100 {
+            assert_eq!(quota.take(now, &hostile, 2), Ok(()));
+            quota.give_back(&hostile);
+        }
+        quota.give_back(&hostile);
+        assert_eq!(quota.usage(now, 2).used, 1, "that of the shop counts");
+        assert_eq!(quota.take(now, &shop, 2), Ok(()));
+        // What a certificate shows was made.
+        let mut quota = Quota::default();
+        quota.recall(now, [(now - Duration::from_secs(60), hostile.clone())]);
+        quota.give_back(&hostile);
+        assert_eq!(quota.usage(now, 2).used, 1);
     }
 
     #[test]

@@ -264,6 +264,12 @@ impl Issuers {
         asked
     }
 
+    /// An order that [`Self::take_order`] has counted was not asked for.
+    pub fn give_order_back(&self, name: &str, key: &SecretRef) {
+        let slot = self.slot(name);
+        slot.quota.lock().give_back(&key.namespace);
+    }
+
     /// How many of the orders that `per_3h` allows are made, and until when the CA asked for no request at all.
     pub fn usage(&self, now: UnixTime, name: &str, per_3h: u32) -> (Usage, Option<UnixTime>) {
         let slot = self.slot(name);

@@ -107,6 +107,12 @@ impl Renewal<'_> {
             client = ready.map_err(|error| ours(error.into()))?;
             order = self.new_order(&fresh, &client, &names, request).await;
         }
+        let is_refused = |failure: &Failure| !matches!(failure, Failure::Acme(_));
+        if order.as_ref().is_err_and(is_refused) {
+            // The CA was not asked: other Secrets may order in its place.
+            let issuers = &self.all.issuers;
+            issuers.give_order_back(&fresh.issuer_name, self.key);
+        }
         let mut order = order.map_err(ours)?;
         let begun = async {
             let pem = key_choice.key().await?.to_pem()?;

@@ -267,7 +267,8 @@ impl Client {
     }
 
     /// A POST signed for the account. `before` is awaited each time that it is about to be sent, when nothing of ours is
-    /// waited for any more, and may refuse it.
+    /// waited for any more, and may refuse it. It must not ask this CA for anything: it has a slot, and would wait for
+    /// another.
     pub(super) async fn post_after<R, F>(
         &self,
         action: Action,

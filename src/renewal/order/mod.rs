@@ -230,19 +230,31 @@ impl RenewalTarget {
 }
 
 impl RenewalTarget {
+    /// The profile that the Secret names to its own issuer, whatever that offers.
+    fn named_profile(&self) -> Option<&str> {
+        let named = self.assessment.settings.profile.as_deref();
+        named.filter(|_| self.is_at_home())
+    }
+
     /// The profile to ask for. The issuer's own is a preference, and a fallback has others: a CA that lacks a profile
     /// of that name is not failed for it.
+    fn profile_of(&self, directory: &acme::Directory) -> Option<&str> {
+        let offered = &directory.meta.profiles;
+        let named = self.assessment.settings.profile.as_deref();
+        let mut wanted = named.into_iter().chain(self.issuer.profile.as_deref());
+        let found = wanted.find(|profile| offered.contains_key(*profile));
+        self.named_profile().or(found)
+    }
+
+    /// As [`Self::profile_of`]; the directory is read only where it matters.
     ///
     /// # Errors
     /// When the CA's directory cannot be read.
     async fn profile(&self, client: &acme::Client) -> Result<Option<&str>, acme::Error> {
-        let named = self.assessment.settings.profile.as_deref();
-        if named.is_some() && self.is_at_home() {
-            return Ok(named);
+        match self.named_profile() {
+            Some(named) => Ok(Some(named)),
+            None => Ok(self.profile_of(&client.directory().await?)),
         }
-        let offered = &client.directory().await?.meta.profiles;
-        let mut wanted = named.into_iter().chain(self.issuer.profile.as_deref());
-        Ok(wanted.find(|profile| offered.contains_key(*profile)))
     }
 }
 
@@ -257,9 +269,22 @@ impl RenewalTarget {
         client: &acme::Client,
         ordered: Option<&str>,
     ) -> Result<bool, acme::Error> {
-        let is_named = self.assessment.settings.profile.is_some();
         let wanted = self.profile(client).await?;
-        Ok(wanted == ordered || (!is_named && ordered.is_none()))
+        Ok(self.is_profile(wanted, ordered))
+    }
+
+    /// As [`Self::takes_profile`], by a directory that was read before.
+    pub(super) fn takes_profile_of(
+        &self,
+        directory: &acme::Directory,
+        ordered: Option<&str>,
+    ) -> bool {
+        self.is_profile(self.profile_of(directory), ordered)
+    }
+
+    fn is_profile(&self, wanted: Option<&str>, ordered: Option<&str>) -> bool {
+        let is_named = self.assessment.settings.profile.is_some();
+        wanted == ordered || (!is_named && ordered.is_none())
     }
 }
 
@@ -427,6 +452,51 @@ mod tests {
         let many = texts(&names(1_000));
         assert_eq!(many.len(), MOST_LOGGED + 1);
         assert_eq!(many[MOST_LOGGED], "and 980 more");
+    }
+
+    #[tokio::test]
+    async fn the_profile_of_an_order_is_judged_by_a_directory_that_was_read_before() {
+        let secret = Arc::default();
+        let (shared, in_force) = with(serving(&secret));
+        let config = "issuers: {le: {directory: https://ca.example/dir, profile: short, \
+                      allow: [{namespaces: [shop], names: [a.example]}]}}";
+        in_force.send_replace(Arc::new(Config::parse(config).unwrap()));
+        let renewals = Renewals::new(shared);
+        let key = SecretRef::new("shop", "tls");
+        for (named, offered, ordered, takes) in [
+            (None, "short", Some("short"), true),
+            (None, "short", Some("tls"), false),
+            (None, "tls", Some("short"), false),
+            // A preference of the issuer is for the next order.
+            (None, "short", None, true),
+            (Some("tls"), "short", Some("tls"), true),
+            (Some("tls"), "short", Some("short"), false),
+            (Some("tls"), "tls", None, false),
+        ] {
+            let mut annotations =
+                json!({"cert-renew.io/issuer": "le", "cert-renew.io/names": "a.example"});
+            if let Some(named) = named {
+                annotations["cert-renew.io/profile"] = named.into();
+            }
+            let metadata = json!({
+                "name": "tls", "namespace": "shop", "uid": "u", "resourceVersion": "1",
+                "annotations": annotations,
+            });
+            *secret.lock() = Some(json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata,
+                "data": {},
+            }));
+            let fresh = renewals.of(&key).read(UnixTime::now()).await;
+            let fresh = fresh.ok().flatten().unwrap();
+            let mut profiles = json!({});
+            profiles[offered] = "one".into();
+            let directory = json!({
+                "newNonce": "n", "newAccount": "a", "newOrder": "o", "meta": {"profiles": profiles},
+            });
+            let directory: acme::Directory = serde_json::from_value(directory).unwrap();
+            let found = fresh.takes_profile_of(&directory, ordered);
+            assert_eq!(found, takes, "{named:?} {offered} {ordered:?}");
+        }
     }
 
     #[tokio::test]

@@ -205,8 +205,10 @@ impl Renewal<'_> {
             let common_name = { config.issuer(issuer) }.is_some_and(|it| it.common_name);
             let request = new_key.csr(&record.order.names, common_name)?;
             started = Instant::now();
-            let client = &order.client().clone();
-            let may = move || self.may_finalize(record, client);
+            // Before the request has its place in the CA's queue: to fetch it there would need another place.
+            let directory = order.client().directory().await?;
+            let directory = &*directory;
+            let may = move || self.may_finalize(record, directory);
             match order.finalize_if(&request, may).await {
                 Ok(()) => {}
                 Err(acme::RequestError::Refused(not_taken)) => return not_taken.progress(),
@@ -257,15 +259,14 @@ impl Renewal<'_> {
     async fn may_finalize(
         self,
         record: &Record,
-        client: &acme::Client,
+        directory: &acme::Directory,
     ) -> Result<Permit<()>, NotTaken> {
         let (permit, fresh) = match self.look(record).await? {
             Readiness::Go(permit, fresh) => (permit, fresh),
             Readiness::Waits(until) => return Err(NotTaken::Waits(until)),
         };
         let ordered = record.order.profile.as_deref();
-        let takes = fresh.takes_profile(client, ordered).await;
-        let takes = takes.map_err(Failure::from)?;
+        let takes = fresh.takes_profile_of(directory, ordered);
         let new_key = PrivateKey::from_pem(record.key.as_bytes()).map_err(Failure::from)?;
         let fits = takes && fresh.awaits(&record.order, UnixTime::now());
         if fits && fresh.asks_for(&new_key) {

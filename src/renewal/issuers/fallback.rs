@@ -171,37 +171,47 @@ impl Renewal<'_> {
         let may = move || self.may_still_rehearse(fresh, names);
         let request = OrderRequest::default();
         let mut order = client.new_order_if(names, request, may).await?;
-        let plan = ProofPlan::make(&self.shared.config(), order.authorizations().await?).await?;
-        let stored = order_records::Order {
-            namespace: self.key.namespace.to_string(),
-            name: self.key.name.to_string(),
-            uid: fresh.uid().to_owned(),
-            issuer: name.to_owned(),
-            directory: Some(issuer.directory.clone()),
-            account: client.account_url(),
-            url: order.url().to_owned(),
-            names: names.to_vec(),
-            profile: None,
-            lifetime: None,
-            expected: true,
-            replaced: true,
-            reason: "Rehearsal".to_owned(),
-            created: UnixTime::now().0,
-            authorizations: order.authorization_urls().to_vec(),
-            expires: order.expires().map(|at| at.0),
-            txt: plan.txt().cloned().collect(),
-            routes: plan.routes().cloned().collect(),
+        let begun = async {
+            let plan =
+                ProofPlan::make(&self.shared.config(), order.authorizations().await?).await?;
+            let stored = order_records::Order {
+                namespace: self.key.namespace.to_string(),
+                name: self.key.name.to_string(),
+                uid: fresh.uid().to_owned(),
+                issuer: name.to_owned(),
+                directory: Some(issuer.directory.clone()),
+                account: client.account_url(),
+                url: order.url().to_owned(),
+                names: names.to_vec(),
+                profile: None,
+                lifetime: None,
+                expected: true,
+                replaced: true,
+                reason: "Rehearsal".to_owned(),
+                created: UnixTime::now().0,
+                authorizations: order.authorization_urls().to_vec(),
+                expires: order.expires().map(|at| at.0),
+                txt: plan.txt().cloned().collect(),
+                routes: plan.routes().cloned().collect(),
+            };
+            // The record lets every replica answer. A restart drops it, as its issuer is not the Secret's.
+            let unused = PrivateKey::generate(KeyType::EcdsaP256)?.to_pem()?;
+            let record = order_records::create(
+                &self.shared.client,
+                &self.shared.namespace,
+                stored,
+                unused,
+                plan.challenges()?,
+            );
+            Ok::<_, Failure>((record.await?, plan))
         };
-        // The record lets every replica answer. A restart drops it, as its issuer is not the Secret's.
-        let unused = PrivateKey::generate(KeyType::EcdsaP256)?.to_pem()?;
-        let record = order_records::create(
-            &self.shared.client,
-            &self.shared.namespace,
-            stored,
-            unused,
-            plan.challenges()?,
-        );
-        let mut record = record.await?;
+        let (mut record, plan) = match begun.await {
+            Ok(begun) => begun,
+            Err(failure) => {
+                give_back(&order).await;
+                return Err(failure);
+            }
+        };
         let count = record.order.names.len();
         self.all.running_orders.insert(self.key, count);
         let manner = (Some(plan), Patience::ToTheEnd);

@@ -223,6 +223,35 @@ async fn an_authorization_that_has_ended_is_a_failed_validation_only_if_the_ca_h
     Ok(())
 }
 
+/// What cannot be looked at may be what the CA has tried.
+#[tokio::test]
+async fn an_authorization_that_has_ended_beside_one_that_cannot_be_read_is_a_failed_validation()
+-> Result<()> {
+    for (number, of_order) in ["invalid", "pending"].into_iter().enumerate() {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        NUMBER.store(number, Ordering::SeqCst);
+        let (client, _) = scripted(|path, count, base| {
+            let of_order = ["invalid", "pending"][NUMBER.load(Ordering::SeqCst)];
+            match path {
+                "/order" => Some((200, order(base, of_order, &["/authz/1", "/authz/2"]))),
+                "/authz/1" if count > 0 => Some((500, json!({}))),
+                "/authz/2" if count > 0 => {
+                    Some((200, authz(base, "b.example", "expired", json!([]))))
+                }
+                _ => None,
+            }
+        })
+        .await?;
+        let mut order = told(&client).await?;
+        let error = order
+            .wait_validated(Instant::now() + PATIENCE, |_| {})
+            .await
+            .unwrap_err();
+        ensure!(error.is_failed_validation(), "{of_order}: {error}");
+    }
+    Ok(())
+}
+
 /// What has only ended beside it is not counted, and so not named.
 #[tokio::test]
 async fn of_names_that_end_together_those_are_named_that_the_ca_has_looked_at() -> Result<()> {

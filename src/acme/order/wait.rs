@@ -97,6 +97,8 @@ impl Order {
                 Ok(state) => state,
                 Err(error) => {
                     tracing::debug!(order = self.url, %error, "an authorization cannot be looked at");
+                    // It may have failed.
+                    report.was_tried = true;
                     continue;
                 }
             };

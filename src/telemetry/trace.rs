@@ -349,6 +349,8 @@ impl Line {
             name => {
                 let mut value = value;
                 value.truncate(value.floor_char_boundary(LONGEST));
+                // What is counted of it is its length.
+                value.shrink_to_fit();
                 self.fields.push((name, value));
             }
         }

@@ -36,7 +36,7 @@ use crate::rollout::error::Error;
 /// client asks for smaller ones.
 const PAGE: u32 = 100;
 /// Most bytes kept of the objects of one namespace while its rollouts are planned: some ten thousand workloads. Up to
-/// eight namespaces are planned at a time.
+/// eight namespaces are planned at a time, and after a start four more are looked at for restored backups.
 const MOST_KEPT: usize = 8 * 1024 * 1024;
 /// Most restarts of a list whose continue token expired (410), which takes a list of more than five minutes.
 const RESTARTS: usize = 3;

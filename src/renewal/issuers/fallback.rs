@@ -170,7 +170,7 @@ impl Renewal<'_> {
         let client = self.all.issuers.ready(name, issuer).await?;
         let may = move || self.may_still_rehearse(fresh, names);
         let request = OrderRequest::default();
-        let mut order = client.new_order_if(names, request, may).await?;
+        let mut order = Box::pin(client.new_order_if(names, request, may)).await?;
         let begun = async {
             let plan =
                 ProofPlan::make(&self.shared.config(), order.authorizations().await?).await?;

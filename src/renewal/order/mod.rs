@@ -196,7 +196,9 @@ impl Renewal<'_> {
         request: OrderRequest<'_>,
     ) -> Result<acme::Order, Failure> {
         let may = move || self.may_still_order(fresh, names);
-        Ok(client.new_order_if(names, request, may).await?)
+        // On the heap: it looks at the Secret within the request, and an order asks twice.
+        let ordered = Box::pin(client.new_order_if(names, request, may));
+        Ok(ordered.await?)
     }
 
     /// Permission to ask the CA for the order: the Secret is still there and due, and asks for the same.

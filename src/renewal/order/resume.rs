@@ -150,7 +150,9 @@ impl Renewal<'_> {
         reason: Reason,
     ) -> Result<Outcome, Failure> {
         let mut lifetime = None;
-        match self.finish(&mut begun, (reason, &mut lifetime)).await {
+        // On the heap: all steps of an order, each with looks and requests of its own, are in it.
+        let finished = Box::pin(self.finish(&mut begun, (reason, &mut lifetime)));
+        match finished.await {
             Ok(Progress::Ended(outcome)) => {
                 self.all.remove(&begun.record).await?;
                 Ok(outcome)

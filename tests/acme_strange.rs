@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use cert_renew::acme::{
-    Class, Client, Credentials, Order, OrderRequest, Preference, RevocationReason,
+    Class, Client, Credentials, Order, OrderRequest, Preference, RequestError, RevocationReason,
 };
 use serde_json::{Value, json};
 use test_bench::{Context as _, Result, ensure};
@@ -305,6 +305,26 @@ async fn a_challenge_that_the_ca_would_look_at_again_is_posted_again() -> Result
         .wait_validated(Instant::now() + PATIENCE, |_| {})
         .await?;
     assert_eq!(ca.count("/challenge"), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_challenge_is_not_posted_again_without_permission() -> Result<()> {
+    let (client, ca) = scripted(|path, count, base| match path {
+        "/authz/2" if count > 0 => Some((200, pending(base))),
+        "/order" => Some((200, order(base, "pending", &["/authz/1", "/authz/2"]))),
+        _ => None,
+    })
+    .await?;
+    let mut order = told(&client).await?;
+    let may_not = || async { Err("it is gone") };
+    let deadline = Instant::now() + PATIENCE;
+    let refused = order.wait_validated_if(deadline, |_| {}, may_not).await;
+    ensure!(
+        matches!(refused, Err(RequestError::Refused("it is gone"))),
+        "{refused:?}"
+    );
+    assert_eq!(ca.count("/challenge"), 1, "the one that reported it");
     Ok(())
 }
 

@@ -8,11 +8,12 @@ use instant_acme::{AuthorizationStatus, OrderStatus};
 use tokio::time::{Instant, sleep_until};
 
 use super::Order;
-use crate::acme::client::Client;
+use crate::acme::client::{Client, RequestError, permitted, unasked};
 use crate::acme::error::problem::{Class, Problem, Subproblem};
 use crate::acme::error::{Action, Error, Kind};
 use crate::acme::order::authorization;
 use crate::acme::transport::poll_interval;
+use crate::process::permit::Permit;
 
 /// Age of a pending order at which its authorizations are checked: CAs validate in seconds.
 const UNUSUAL: Duration = Duration::from_secs(10);
@@ -53,8 +54,40 @@ impl Order {
     pub async fn wait_validated(
         &mut self,
         deadline: Instant,
-        mut said: impl FnMut(Error) + Send,
+        said: impl FnMut(Error) + Send,
     ) -> Result<(), Error> {
+        let validated = self.validated(deadline, said, unasked).await;
+        validated.map_err(RequestError::into_error)
+    }
+
+    /// [`Self::wait_validated`], with a permit for each time that a challenge is about to be posted again, as for
+    /// [`Client::new_order_if`].
+    ///
+    /// # Errors
+    /// As `may`, and as [`Self::wait_validated`].
+    pub async fn wait_validated_if<R, F>(
+        &mut self,
+        deadline: Instant,
+        said: impl FnMut(Error) + Send,
+        may: impl Fn() -> F,
+    ) -> Result<(), RequestError<R>>
+    where
+        F: Future<Output = Result<Permit<()>, R>>,
+    {
+        let host = self.host.clone();
+        let before = || permitted(Action::Challenge, &host, may());
+        self.validated(deadline, said, before).await
+    }
+
+    async fn validated<R, F>(
+        &mut self,
+        deadline: Instant,
+        mut said: impl FnMut(Error) + Send,
+        before: impl Fn() -> F,
+    ) -> Result<(), RequestError<R>>
+    where
+        F: Future<Output = Result<(), RequestError<R>>>,
+    {
         let done = |status| status != OrderStatus::Pending;
         let (mut rhythm, mut pause) = (Rhythm::of(&self.client, Action::Authorization), UNUSUAL);
         for look in 0.. {
@@ -68,14 +101,14 @@ impl Order {
             let Err(error) = waited else { return Ok(()) };
             let is_pending = self.state.status == OrderStatus::Pending && !error.is_gone();
             if !is_pending || error.class() != Class::Transient {
-                return Err(error);
+                return Err(error.into());
             }
             if until == deadline {
                 let asked = error.retry_after().is_none();
                 let found = if asked { self.found().await } else { None };
-                return Err(found.unwrap_or(error));
+                return Err(found.unwrap_or(error).into());
             }
-            self.look_closely(look, &mut said).await?;
+            self.look_closely(look, &mut said, &before).await?;
             pause = (pause * 2).min(LONGEST_UNUSUAL);
         }
         Ok(())
@@ -84,12 +117,16 @@ impl Order {
     /// Fetches the CA's report about each name of an order that is still pending.
     ///
     /// # Errors
-    /// When a name has failed for good, or too often.
-    async fn look_closely(
+    /// When a name has failed for good, or too often; as `before`.
+    async fn look_closely<R, F>(
         &mut self,
         look: u32,
         said: &mut (impl FnMut(Error) + Send),
-    ) -> Result<(), Error> {
+        before: &impl Fn() -> F,
+    ) -> Result<(), RequestError<R>>
+    where
+        F: Future<Output = Result<(), RequestError<R>>>,
+    {
         let (mut again, mut failed) = (Vec::new(), false);
         let mut report = CaReport::of(self.own_problem());
         for url in &self.state.authorizations {
@@ -111,7 +148,7 @@ impl Order {
         let given_up = look >= REPEATS && !again.is_empty();
         if failed || given_up {
             report.was_tried |= given_up;
-            return Err(self.invalid(Action::Authorization, report));
+            return Err(self.invalid(Action::Authorization, report).into());
         }
         if !again.is_empty() && !report.problem.subproblems.is_empty() {
             // There may be no receiver.
@@ -123,9 +160,14 @@ impl Order {
                 challenge = url,
                 "the CA is asked to look again"
             );
-            match self.client.post(Action::Challenge, &url, b"{}").await {
+            let client = &self.client;
+            let posted = client.post_after(Action::Challenge, &url, b"{}", before);
+            match posted.await {
                 Ok(answer) => self.note_retry_after(&answer),
-                Err(error) => tracing::debug!(order = self.url, %error, "it will not"),
+                Err(RequestError::Failed(error)) => {
+                    tracing::debug!(order = self.url, %error, "it will not");
+                }
+                Err(refused @ RequestError::Refused(_)) => return Err(refused),
             }
         }
         Ok(())

@@ -101,23 +101,28 @@ impl Renewal<'_> {
         F: Future<Output = Result<Permit<()>, R>>,
     {
         for step in &plan.steps {
-            match order.set_ready_if(step.challenge()?, &may).await {
-                Ok(()) => {}
-                Err(acme::RequestError::Refused(refused)) => return Err(refused),
-                Err(acme::RequestError::Failed(error)) => return Err(Failure::from(error).into()),
-            }
+            let told = order.set_ready_if(step.challenge()?, &may).await;
+            told.map_err(refused_or_failed)?;
         }
         let (said, mut heard) = mpsc::unbounded_channel();
         let send = move |error| drop(said.send(error));
-        let mut validated = pin!(order.wait_validated(Instant::now() + VALIDATION, send));
+        let deadline = Instant::now() + VALIDATION;
+        let mut validated = pin!(order.wait_validated_if(deadline, send, &may));
         loop {
             tokio::select! {
-                result = &mut validated => return Ok(result.map_err(Failure::from)?),
+                result = &mut validated => return result.map_err(refused_or_failed),
                 Some(error) = heard.recv() => {
                     self.waits(uid, &Failure::Acme(error)).await;
                 }
             }
         }
+    }
+}
+
+fn refused_or_failed<R: From<Failure>>(error: acme::RequestError<R>) -> R {
+    match error {
+        acme::RequestError::Refused(refused) => refused,
+        acme::RequestError::Failed(error) => Failure::from(error).into(),
     }
 }
 

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use super::SecretRef;
 use super::keys;
 use super::object::head::Head;
-use super::settings::values::is_label;
 use crate::text::hash::hash;
 use crate::time::UnixTime;
 
@@ -141,10 +140,17 @@ impl DeclaredBy {
     }
 }
 
-/// Whether an object can have this name: a DNS subdomain.
+/// Whether an object can have this name: a DNS subdomain, of which the API server lets each part be as long as the whole.
 #[must_use]
 pub fn is_object_name(text: &str) -> bool {
-    (1..=LONGEST_NAME).contains(&text.len()) && text.split('.').all(is_label)
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(inner)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    (1..=LONGEST_NAME).contains(&text.len()) && text.split('.').all(is_part)
 }
 
 /// Whether a setting asks for something once, rather than saying how it should be.
@@ -203,6 +209,27 @@ mod tests {
         assert_eq!(*forged.objects, ["configmap/b".into(), "ingress/c".into()]);
         assert_eq!(by(&["ConfigMap/tls"], &[], true, "true"), None, "gone");
         assert_eq!(by(&["ConfigMap/tls"], &[], false, "false"), None);
+    }
+
+    #[test]
+    fn the_parts_of_the_name_of_an_object_may_be_longer_than_labels() {
+        let long = "a".repeat(LONGEST_NAME);
+        let longer = format!("{long}a");
+        for (name, is_one) in [
+            ("tls", true),
+            ("a.b-1", true),
+            (long.as_str(), true),
+            (longer.as_str(), false),
+            ("", false),
+            ("a..b", false),
+            ("-a", false),
+            ("a-", false),
+            ("A", false),
+            ("a/b", false),
+            ("../a", false),
+        ] {
+            assert_eq!(is_object_name(name), is_one, "{name}");
+        }
     }
 
     #[test]

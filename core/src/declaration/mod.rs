@@ -61,8 +61,8 @@ impl Kind {
         }
     }
 
-    /// Whether it says first of all where requests go. Nothing is written on such an object, and what changes of it is
-    /// waited for until it rests.
+    /// Whether it says first of all where requests go. Nothing is written on such an object, and what changes of its hosts
+    /// is waited for until it rests.
     #[must_use]
     pub fn is_route(self) -> bool {
         self == Self::Ingress
@@ -193,11 +193,22 @@ impl Declaration {
         if !self.remarks.is_empty() {
             text.push_str(&format!("{:?}", self.remarks));
         }
+        let digest = hash(&text);
+        let urgent = if self.source.kind.is_route() {
+            let settings = self.settings.iter();
+            let others: Vec<(&String, &String)> = settings
+                .filter(|(key, _)| key.as_str() != keys::NAMES)
+                .collect();
+            hash(&format!("{others:?}"))
+        } else {
+            digest
+        };
         Brief {
             created: self.created,
             source: self.source.clone(),
             secret: Arc::clone(&self.secret),
-            digest: hash(&text),
+            digest,
+            urgent,
             told: self.told.digest(),
         }
     }
@@ -249,6 +260,8 @@ pub struct Brief {
     source: Source,
     secret: Arc<str>,
     digest: u64,
+    /// Digest of what waits for no rest when it changes: of a route all settings but the names, of others everything.
+    urgent: u64,
     told: mirror::Digest,
 }
 

@@ -226,6 +226,7 @@ impl Register {
             let key = was.brief.key(namespace);
             self.remove(&key, &was.brief);
             if !followed.iter().any(|it| it.brief.secret == key.name) {
+                self.hurry(&key, !source.kind.is_route());
                 self.wait(&key);
             }
         }
@@ -233,6 +234,11 @@ impl Register {
             let key = brief.key(namespace);
             let known = self.secrets.entry(key.clone()).or_default();
             known.declarations.insert(brief.clone());
+            let was = before.iter().find(|it| it.brief.secret == brief.secret);
+            let is_urgent = was.map_or(!source.kind.is_route(), |was| {
+                was.brief.urgent != brief.urgent
+            });
+            self.hurry(&key, is_urgent);
             self.wait(&key);
         }
         if followed.is_empty() {
@@ -251,6 +257,7 @@ impl Register {
             let key = brief.key(namespace);
             self.room.leave(namespace, &brief);
             self.remove(&key, &brief);
+            self.hurry(&key, !source.kind.is_route());
             self.wait(&key);
         }
     }
@@ -376,8 +383,8 @@ impl Register {
         self.waiting.insert(key);
     }
 
-    /// Takes all that wait for a look. Where routes have changed what is declared for a Secret that is made, it waits until
-    /// that has rested for so long.
+    /// Takes all that wait for a look. Where the hosts of routes have changed, or a route has come or gone, a Secret that is
+    /// made waits until that has rested for so long.
     pub fn take(&mut self, now: Instant, settle: Duration) -> HashSet<SecretRef> {
         let mut taken = std::mem::take(&mut self.waiting);
         for key in self.settling.rested(now, settle) {
@@ -404,19 +411,28 @@ impl Register {
     }
 
     /// Digest of what routes and others declare for a Secret that is made, if something else was declared when it was
-    /// looked at.
+    /// looked at, and nothing is to be put back on it.
     fn unsettled(&self, key: &SecretRef) -> Option<u64> {
         let known = self.secrets.get(key)?;
-        let made = known.made.filter(|it| !it.is_gone)?;
-        let is_routed = known.that_count().any(|it| it.source.kind.is_route());
+        let made = known.made.filter(|it| !it.is_gone && it.is_intact)?;
+        if !known.that_count().any(|it| it.source.kind.is_route()) {
+            return None;
+        }
         let of = digest(key, known.that_count());
-        (is_routed && made.of != of).then_some(of)
+        (made.of != of).then_some(of)
     }
 
     /// Whether none waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// More than hosts of routes has changed of what is declared for a Secret, if `is_urgent`: it waits for no rest.
+    fn hurry(&mut self, key: &SecretRef, is_urgent: bool) {
+        if is_urgent && self.unsettled(key).is_some() {
+            self.settling.hurry(key);
+        }
     }
 
     fn wait(&mut self, key: &SecretRef) {

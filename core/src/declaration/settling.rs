@@ -1,7 +1,8 @@
-//! How long a Secret waits after what routes has changed: until it rests, so that hosts that come one after the other are
-//! asked for by one order. What never rests is waited for no longer than [`AT_MOST`] times that.
+//! How long a Secret waits after the hosts of routes have changed: until they rest, so that hosts that come one after the
+//! other are asked for by one order. What never rests is waited for no longer than [`AT_MOST`] times that, and what else
+//! has changed is not waited for: a pause, or that a key is revoked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::secret::SecretRef;
@@ -13,6 +14,8 @@ pub const AT_MOST: u32 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Settling {
     waits: HashMap<SecretRef, Wait>,
+    /// Those that wait no more, whatever they wait for.
+    urgent: HashSet<SecretRef>,
 }
 
 #[derive(Debug)]
@@ -51,8 +54,14 @@ impl Settling {
             wait.first = if wait.is_over { now } else { wait.first };
             (wait.of, wait.last, wait.is_over) = (of, now, false);
         }
-        wait.is_over |= wait.ends(settle) <= now;
+        let is_urgent = self.urgent.remove(key);
+        wait.is_over |= is_urgent || wait.ends(settle) <= now;
         wait.is_over
+    }
+
+    /// More than hosts has changed of what is declared for a Secret: all of it is taken at once.
+    pub(super) fn hurry(&mut self, key: &SecretRef) {
+        self.urgent.insert(key.clone());
     }
 
     /// Those whose time has come and that were not taken yet.
@@ -71,6 +80,7 @@ impl Settling {
     /// A Secret is as it is declared, or is nothing's any more.
     pub(super) fn forget(&mut self, key: &SecretRef) {
         self.waits.remove(key);
+        self.urgent.remove(key);
     }
 }
 
@@ -113,6 +123,26 @@ mod tests {
         settling.forget(&key());
         assert!(!settling.has_rested(&key(), 3, after(2_061), SETTLE));
         assert!(settling.has_rested(&key(), 3, after(2_061), Duration::ZERO));
+    }
+
+    #[test]
+    fn what_is_urgent_is_not_waited_for() {
+        let (mut settling, now) = (Settling::default(), Instant::now());
+        assert!(!settling.has_rested(&key(), 1, now, SETTLE));
+        settling.hurry(&key());
+        assert!(settling.has_rested(&key(), 2, now, SETTLE));
+        assert_eq!(settling.next(SETTLE), None);
+        assert!(
+            settling.has_rested(&key(), 2, now, SETTLE),
+            "a second look waits for nothing"
+        );
+        assert!(
+            !settling.has_rested(&key(), 3, now, SETTLE),
+            "the next change is another one"
+        );
+        settling.hurry(&key());
+        settling.forget(&key());
+        assert!(!settling.has_rested(&key(), 4, now, SETTLE));
     }
 
     #[test]

@@ -324,6 +324,62 @@ fn each_secret_of_an_ingress_is_looked_at_and_a_change_waits_until_it_rests() {
 }
 
 #[test]
+fn what_is_urgent_does_not_wait_until_the_hosts_of_an_ingress_rest() {
+    let (mut register, shop) = routed();
+    let (now, settle) = (Instant::now(), Duration::from_secs(60));
+    register.take(now, settle);
+    let one = ingress("web", 9, &[("tls", "a.shop.example")]);
+    let before = made(&one);
+    seen(&mut register, &before);
+    let with = |hosts: &[&str], settings: &[(&str, &str)]| -> Vec<Declaration> {
+        let tls: Vec<(&str, &str)> = hosts.iter().map(|host| ("tls", *host)).collect();
+        let mut all = ingress("web", 9, &tls);
+        for declaration in &mut all {
+            let settings = settings.iter();
+            let settings = settings.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            declaration.settings.extend(settings);
+        }
+        all
+    };
+    let paused = [("cert-renew.io/paused", "true")];
+    let two = ["a.shop.example", "b.shop.example"];
+    register.declared(1, &shop, &web(), &with(&two, &[]));
+    assert_eq!(register.take(now, settle), HashSet::new(), "hosts wait");
+    register.declared(1, &shop, &web(), &with(&two, &paused));
+    assert_eq!(register.take(now, settle), [key("tls")].into(), "a pause");
+    let three = ["a.shop.example", "b.shop.example", "c.shop.example"];
+    register.declared(1, &shop, &web(), &with(&three, &paused));
+    assert_eq!(
+        register.take(now, settle),
+        HashSet::new(),
+        "hosts wait again"
+    );
+
+    // A ConfigMap that comes, changes and goes.
+    let mut map = config_map("tls", 5, &SOUND);
+    bring(&mut register, &shop, &map);
+    assert_eq!(register.take(now, settle), [key("tls")].into(), "it comes");
+    map.settings
+        .insert(keys::NAMES.to_owned(), "d.shop.example".to_owned());
+    bring(&mut register, &shop, &map);
+    assert_eq!(
+        register.take(now, settle),
+        [key("tls")].into(),
+        "it changes"
+    );
+    register.gone(&shop, &map.source);
+    assert_eq!(register.take(now, settle), [key("tls")].into(), "it goes");
+
+    // What somebody has changed on the Secret is put back, although hosts wait.
+    register.declared(1, &shop, &web(), &with(&two, &paused));
+    assert_eq!(register.take(now, settle), HashSet::new(), "hosts wait");
+    let mut edited = before;
+    edited.insert("cert-renew.io/issuer".into(), "other".into());
+    seen(&mut register, &edited);
+    assert_eq!(register.take(now, settle), [key("tls")].into());
+}
+
+#[test]
 fn an_ingress_that_goes_lets_its_secrets_go_once_all_is_known_that_may_declare_them() {
     let (mut register, shop) = routed();
     let one = ingress("web", 9, &[("tls", "a.shop.example")]);

@@ -70,6 +70,8 @@ pub struct Made {
     is_gone: bool,
     /// Whether its record names objects of a kind, in the order of [`Kind::ALL`].
     by: [bool; Kind::ALL.len()],
+    /// Whether it names objects of a kind that only a later version follows.
+    by_others: bool,
     told: mirror::Digest,
 }
 
@@ -90,14 +92,20 @@ impl Made {
             return None;
         }
         let record = DeclaredMark::read(key, head)?;
-        let by = record.by.iter().take(MOST_OF_SECRET);
-        let by: Vec<Source> = by.filter_map(|it| Source::read(it)).collect();
+        let texts = record.by.iter().take(MOST_OF_SECRET);
+        let is_other = |text: &str| {
+            let kind = text.split_once('/').map(|(kind, _)| kind);
+            kind.is_some_and(|kind| Kind::ALL.iter().all(|it| it.as_str() != kind))
+        };
+        let by_others = texts.clone().any(|it| is_other(it));
+        let by: Vec<Source> = texts.filter_map(|it| Source::read(it)).collect();
         let is_by = |kind: Kind| by.iter().any(|it| it.kind == kind);
         Some(Self {
             of: record.of,
             is_intact: record.is_intact(head),
             is_gone: record.gone.is_some(),
             by: Kind::ALL.map(is_by),
+            by_others,
             told: Mirror::of_secret(head, state()).digest(),
         })
     }
@@ -179,7 +187,7 @@ impl Register {
     }
 
     /// Whether all is known that may declare a Secret of this namespace: each watch there has named all that there are or
-    /// is refused, and those on the kinds of objects that have declared it are not refused.
+    /// is refused, and those on the kinds of objects that have declared it are there, and are not refused.
     #[must_use]
     pub fn is_known(&self, namespace: &str, made: &Made) -> bool {
         let here = self.scopes.iter().filter(|it| it.covers(namespace));
@@ -190,7 +198,7 @@ impl Register {
         let is_by_none = made.by.iter().all(|it| !it);
         let mut kinds = Kind::ALL.into_iter().zip(made.by);
         let all = kinds.all(|(kind, is_by)| !is_by || is_listed(kind));
-        !is_open && all && (!is_by_none || is_listed(Kind::ConfigMap))
+        !is_open && all && !made.by_others && (!is_by_none || is_listed(Kind::ConfigMap))
     }
 
     /// A watch has brought an object, with all that it declares. Where its namespace has too many declarations, the

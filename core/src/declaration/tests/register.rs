@@ -409,6 +409,21 @@ fn an_ingress_that_goes_lets_its_secrets_go_once_all_is_known_that_may_declare_t
     }
 }
 
+/// As after the way back from a later version.
+#[test]
+fn a_secret_that_is_declared_by_a_kind_that_is_not_known_is_not_let_go() {
+    let (mut register, shop) = routed();
+    register.gone(&shop, &web());
+    let before = made(&ingress("web", 9, &[("tls", "a.shop.example")]));
+    for (by, is_let_go) in [("Ingress/web", true), ("Gateway/web", false)] {
+        let mut annotations = before.clone();
+        let record = annotations[keys::DECLARATION].replace("Ingress/web", by);
+        annotations.insert(keys::DECLARATION.to_owned(), record);
+        seen(&mut register, &annotations);
+        assert_eq!(register.is_outdated(&key("tls")), is_let_go, "{by}");
+    }
+}
+
 #[test]
 fn an_ingress_is_told_once_what_is_wrong_with_each_of_its_secrets() {
     let (mut register, shop) = routed();

@@ -375,15 +375,29 @@ impl Register {
     }
 
     /// Has all looked at that are outdated. What seems to be declared no more is left alone where not all declarations are
-    /// followed: its own may be one of those.
+    /// followed: its own may be one of those. So is what routes declare that may not be read now, until a list names them.
     pub fn doubt(&mut self) {
         let may_be_left_out = |key: &SecretRef, known: &Known| {
             known.declarations.is_empty() && self.room.leaves_out(&key.namespace)
         };
         let all = self.secrets.iter();
         let all = all.filter(|(key, known)| !may_be_left_out(key, known) && self.is_outdated(key));
+        let all = all.filter(|(key, known)| !self.is_hidden(key, known));
         let all: Vec<SecretRef> = all.map(|(key, _)| key.clone()).collect();
         self.waiting.extend(all);
+    }
+
+    /// Whether a route declares a Secret, and routes of its kind may not be read there.
+    fn is_hidden(&self, key: &SecretRef, known: &Known) -> bool {
+        let by = known.made.map(|it| it.by).unwrap_or_default();
+        let is_by = |kind: Kind| {
+            let mut recorded = Kind::ALL.into_iter().zip(by);
+            recorded.any(|it| it == (kind, true))
+                || known.that_count().any(|it| it.source.kind == kind)
+        };
+        let refused = |it: &Scope| it.blind && it.kind.is_route() && it.covers(&key.namespace);
+        let mut scopes = self.scopes.iter();
+        scopes.any(|it| refused(it) && is_by(it.kind))
     }
 
     /// Has a Secret looked at once more.

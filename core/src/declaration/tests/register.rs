@@ -409,6 +409,21 @@ fn an_ingress_that_goes_lets_its_secrets_go_once_all_is_known_that_may_declare_t
     }
 }
 
+#[test]
+fn what_an_ingress_declares_that_may_not_be_read_any_more_is_not_looked_at_again_and_again() {
+    let (mut register, shop) = routed();
+    take(&mut register);
+    register.blind(1);
+    take(&mut register);
+    register.doubt();
+    assert_eq!(take(&mut register), HashSet::new());
+    bring(&mut register, &shop, &config_map("map", 9, &SOUND));
+    for _ in 0..2 {
+        assert_eq!(take(&mut register), [key("map")].into());
+        register.doubt();
+    }
+}
+
 /// As after the way back from a later version.
 #[test]
 fn a_secret_that_is_declared_by_a_kind_that_is_not_known_is_not_let_go() {

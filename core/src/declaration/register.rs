@@ -243,9 +243,10 @@ impl Register {
             let known = self.secrets.entry(key.clone()).or_default();
             known.declarations.insert(brief.clone());
             let was = before.iter().find(|it| it.brief.secret == brief.secret);
-            let is_urgent = was.map_or(!source.kind.is_route(), |was| {
-                was.brief.urgent != brief.urgent
-            });
+            let is_urgent = match was {
+                Some(was) => was.brief.urgent != brief.urgent,
+                None => !source.kind.is_route(),
+            };
             self.hurry(&key, is_urgent);
             self.wait(&key);
         }

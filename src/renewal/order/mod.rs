@@ -255,7 +255,7 @@ impl RenewalTarget {
     async fn profile(&self, client: &acme::Client) -> Result<Option<&str>, acme::Error> {
         match self.named_profile() {
             Some(named) => Ok(Some(named)),
-            None => Ok(self.profile_of(&client.directory().await?)),
+            None => Ok(self.profile_of(client.directory().await?.as_ref())),
         }
     }
 }
